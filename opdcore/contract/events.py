@@ -1,0 +1,295 @@
+"""Events: the lines that a job writes. An event is shaped once here and encoded once in the job.
+
+A line carries (attempt, line, stage_index, step, kind, at, payload). The recorder adds the run and
+its seq. Missing is null; a non-finite scalar is null plus its name in `nonfinite`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from opdcore.contract.document import Document
+from opdcore.contract.errors import ErrorInfo
+from opdcore.contract.outcome import Outcome
+from opdcore.contract.verdicts import Verdict
+
+Nonfinite = Literal["nan", "inf", "-inf"]
+StageKind = Literal["distill", "evaluate"]
+ModelRole = Literal["student", "teacher"]
+FinalStatus = Literal["succeeded", "failed", "cancelled"]
+ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "log"]
+
+
+class JobStarted(Document):
+    """The process is up and the job is valid."""
+
+    device: str = Field(description="Such as cpu or cuda:0.")
+    versions: dict[str, str] = Field(description="Software that decides the numbers.")
+    steps_by_stage: tuple[int, ...] = Field(description="Optimizer steps of each stage.")
+    lab_version: str | None = Field(default=None, description="Set for the laboratory's pairs.")
+
+
+class StageStarted(Document):
+    """A stage begins, or goes on after a checkpoint."""
+
+    stage_kind: StageKind = Field(description="Its kind.")
+    steps: int = Field(ge=0, description="Optimizer steps in all.")
+    resumed_from_step: int | None = Field(
+        default=None, description="Last step of the checkpoint it goes on from."
+    )
+
+
+class Progress(Document):
+    """How far a long piece of work is."""
+
+    what: str = Field(description="Such as `loading the teacher`.")
+    done: int = Field(ge=0, description="Units done.")
+    total: int | None = Field(ge=0, description="Units in all; null where unknown.")
+    unit: str = Field(description="What is counted.")
+
+
+class Metrics(Document):
+    """Named scalars of one step; keys are those of the metric table."""
+
+    values: dict[str, float | None] = Field(description="Null where undefined or non-finite.")
+    nonfinite: dict[str, Nonfinite] = Field(default_factory=dict, description="What null hides.")
+
+
+class Positions(Document):
+    """Metrics of one step by position chunk; chunk i covers [edges[i], edges[i + 1])."""
+
+    edges: tuple[int, ...] = Field(min_length=2, description="Borders in response tokens.")
+    positions: tuple[int, ...] = Field(description="Scored positions in each chunk.")
+    values: dict[str, tuple[float | None, ...]] = Field(description="One mean a chunk.")
+
+
+class Evaluated(Document):
+    """One side's answers to the held-out prompts were graded."""
+
+    role: ModelRole = Field(description="Whose answers.")
+    prompts: int = Field(ge=0, description="Held-out prompts answered.")
+    samples_per_prompt: int = Field(ge=1, description="n of avg@n.")
+    verifier: str = Field(description="What graded them.")
+    values: dict[str, float | None] = Field(description="Keys of the metric table.")
+
+
+class TraceWritten(Document):
+    """Rollouts of this step were written with all their token values."""
+
+    key: str = Field(description="File in the run's folder (Parquet).")
+    rollouts: int = Field(ge=1, description="Rows in it.")
+
+
+class ArtifactWritten(Document):
+    """A file or folder of the run is complete."""
+
+    artifact_kind: ArtifactKind = Field(description="What it is.")
+    key: str = Field(description="Path within the run's folder.")
+    sha256: str = Field(description="Hash of its content; of the manifest for a folder.")
+    size_bytes: int = Field(ge=0, description="Its size.")
+
+
+class ArtifactDropped(Document):
+    """A file or folder was removed by the policy of what is kept."""
+
+    key: str = Field(description="Path within the run's folder.")
+
+
+class Health(Document):
+    """The monitor's verdict changed."""
+
+    verdict: Verdict = Field(description="The latest verdict.")
+
+
+class Logged(Document):
+    """A line for people."""
+
+    level: Literal["info", "warning", "error"] = Field(description="How much it matters.")
+    message: str = Field(description="The line.")
+
+
+class StageFinished(Document):
+    """A stage is done."""
+
+    seconds: float = Field(ge=0, description="Wall time of this attempt in the stage.")
+
+
+class JobFinished(Document):
+    """The last line of a job that could still speak."""
+
+    status: FinalStatus = Field(description="How it ended.")
+    error: ErrorInfo | None = Field(default=None, description="Why it failed or was cancelled.")
+    outcome: Outcome | None = Field(default=None, description="Judged where it succeeded.")
+
+
+class Event(Document):
+    """What every line has. `line` counts from 1 within an attempt."""
+
+    attempt: int = Field(ge=1, description="Which execution of the run.")
+    line: int = Field(ge=1, description="Number of the line in that attempt.")
+    stage_index: int | None = Field(default=None, ge=0, description="Stage; null outside.")
+    step: int | None = Field(default=None, ge=0, description="Optimizer step; null outside.")
+    at: datetime = Field(description="When it was shaped, UTC.")
+
+
+class JobStartedEvent(Event):
+    kind: Literal["job_started"] = "job_started"
+    payload: JobStarted
+
+
+class StageStartedEvent(Event):
+    kind: Literal["stage_started"] = "stage_started"
+    payload: StageStarted
+
+
+class ProgressEvent(Event):
+    kind: Literal["progress"] = "progress"
+    payload: Progress
+
+
+class MetricsEvent(Event):
+    kind: Literal["metrics"] = "metrics"
+    payload: Metrics
+
+
+class PositionsEvent(Event):
+    kind: Literal["positions"] = "positions"
+    payload: Positions
+
+
+class EvaluationEvent(Event):
+    kind: Literal["evaluation"] = "evaluation"
+    payload: Evaluated
+
+
+class TraceEvent(Event):
+    kind: Literal["trace"] = "trace"
+    payload: TraceWritten
+
+
+class ArtifactEvent(Event):
+    kind: Literal["artifact"] = "artifact"
+    payload: ArtifactWritten
+
+
+class ArtifactDroppedEvent(Event):
+    kind: Literal["artifact_dropped"] = "artifact_dropped"
+    payload: ArtifactDropped
+
+
+class HealthEvent(Event):
+    kind: Literal["health"] = "health"
+    payload: Health
+
+
+class LogEvent(Event):
+    kind: Literal["log"] = "log"
+    payload: Logged
+
+
+class StageFinishedEvent(Event):
+    kind: Literal["stage_finished"] = "stage_finished"
+    payload: StageFinished
+
+
+class JobFinishedEvent(Event):
+    kind: Literal["job_finished"] = "job_finished"
+    payload: JobFinished
+
+
+AnyEvent = Annotated[
+    JobStartedEvent
+    | StageStartedEvent
+    | ProgressEvent
+    | MetricsEvent
+    | PositionsEvent
+    | EvaluationEvent
+    | TraceEvent
+    | ArtifactEvent
+    | ArtifactDroppedEvent
+    | HealthEvent
+    | LogEvent
+    | StageFinishedEvent
+    | JobFinishedEvent,
+    Field(discriminator="kind"),
+]
+EVENT = TypeAdapter[AnyEvent](AnyEvent)
+
+Payload = (
+    JobStarted
+    | StageStarted
+    | Progress
+    | Metrics
+    | Positions
+    | Evaluated
+    | TraceWritten
+    | ArtifactWritten
+    | ArtifactDropped
+    | Health
+    | Logged
+    | StageFinished
+    | JobFinished
+)
+_EVENT_BY_PAYLOAD: dict[type, type[Event]] = {
+    JobStarted: JobStartedEvent,
+    StageStarted: StageStartedEvent,
+    Progress: ProgressEvent,
+    Metrics: MetricsEvent,
+    Positions: PositionsEvent,
+    Evaluated: EvaluationEvent,
+    TraceWritten: TraceEvent,
+    ArtifactWritten: ArtifactEvent,
+    ArtifactDropped: ArtifactDroppedEvent,
+    Health: HealthEvent,
+    Logged: LogEvent,
+    StageFinished: StageFinishedEvent,
+    JobFinished: JobFinishedEvent,
+}
+
+
+def shape(
+    payload: Payload,
+    *,
+    attempt: int,
+    line: int,
+    stage_index: int | None = None,
+    step: int | None = None,
+) -> AnyEvent:
+    """Wraps a payload into the event of its kind, stamped with the time."""
+    event: AnyEvent = _EVENT_BY_PAYLOAD[type(payload)](  # type: ignore[assignment, call-arg]
+        attempt=attempt,
+        line=line,
+        stage_index=stage_index,
+        step=step,
+        at=datetime.now(UTC),
+        payload=payload,
+    )
+    return event
+
+
+def metrics(values: Mapping[str, float | None]) -> Metrics:
+    """Splits scalars into finite values and the names of those that are not finite."""
+    finite = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
+    odd = {k: _name(v) for k, v in values.items() if v is not None and not math.isfinite(v)}
+    return Metrics(values=finite, nonfinite=odd)
+
+
+def _name(value: float) -> Nonfinite:
+    if math.isnan(value):
+        return "nan"
+    return "inf" if value > 0 else "-inf"
+
+
+def encode(event: AnyEvent) -> bytes:
+    """One JSON line without its newline; the bytes that are stored and relayed as they are."""
+    return EVENT.dump_json(event)
+
+
+def decode(line: bytes | str) -> AnyEvent:
+    """The event of a line; raises pydantic's ValidationError where it is not one."""
+    return EVENT.validate_json(line)

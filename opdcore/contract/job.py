@@ -1,0 +1,101 @@
+"""The job: the document that a run hands to its process. Paths in it are local to that process."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from opdcore.contract.document import Document
+from opdcore.contract.recipe import Recipe
+from opdcore.contract.rendering import Rendering
+
+ResourceRole = Literal["train", "sample", "teacher"]
+
+
+class LocalModel(Document):
+    """A checkpoint in a local directory."""
+
+    kind: Literal["local"] = "local"
+    path: str = Field(min_length=1, description="Directory with config.json and safetensors.")
+
+
+class HubModel(Document):
+    """A checkpoint on the Hugging Face hub, pinned to a commit."""
+
+    kind: Literal["hub"] = "hub"
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name.")
+    revision: str = Field(min_length=1, description="Commit, tag or branch.")
+
+
+ModelSource = Annotated[LocalModel | HubModel, Field(discriminator="kind")]
+
+
+class Participant(Document):
+    """A model and how its side of the conversation is rendered."""
+
+    model: ModelSource = Field(description="Where the weights are.")
+    rendering: Rendering = Field(default_factory=Rendering, description="How prompts are rendered.")
+
+
+class Teacher(Participant):
+    """One of the pair's teachers."""
+
+    weight: float = Field(default=1.0, gt=0, le=1000, description="Share of this teacher.")
+    tags: tuple[str, ...] = Field(
+        default=(), description="Prompts with one of these tags are scored by it; empty: all."
+    )
+
+
+class PromptFile(Document):
+    """A prompt set as JSON lines, one `Prompt` a line."""
+
+    path: str = Field(min_length=1, description="JSON lines file.")
+    sha256: str | None = Field(default=None, description="Hash of its content, checked if given.")
+
+
+class PromptSets(Document):
+    """Prompt sets by role."""
+
+    train: PromptFile = Field(description="Prompts that the student answers to learn.")
+    held_out: PromptFile | None = Field(default=None, description="Prompts only for evaluation.")
+    teacher_content: PromptFile | None = Field(
+        default=None, description="Prompts from the teacher's own post-training."
+    )
+    outside: PromptFile | None = Field(
+        default=None, description="Prompts from elsewhere, mixed in against entropy collapse."
+    )
+
+
+class Resource(Document):
+    """What one role of a run may use."""
+
+    devices: tuple[str, ...] = Field(default=(), description="Such as cuda:0; empty: the CPU.")
+    memory_bytes: int | None = Field(default=None, ge=1, description="Limit; empty: no limit.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; empty: all cores.")
+
+
+class StartCheckpoint(Document):
+    """Weights that the student starts from instead of its own."""
+
+    path: str = Field(min_length=1, description="Directory of a checkpoint or an output.")
+    sha256: str | None = Field(default=None, description="Hash of its weights, checked if given.")
+
+
+class Job(Document):
+    """Everything that one execution of a run needs; the same job in the same folder resumes."""
+
+    version: Literal[1] = Field(default=1, description="Version of this format.")
+    run_id: str = Field(min_length=1, max_length=64, description="The run's public id.")
+    attempt: int = Field(default=1, ge=1, description="Which execution of the run this is.")
+    student: Participant = Field(description="The model being trained.")
+    teachers: tuple[Teacher, ...] = Field(min_length=1, description="The frozen references.")
+    prompt_sets: PromptSets = Field(description="Prompt sets by role.")
+    recipe: Recipe = Field(description="What is done.")
+    resources: dict[ResourceRole, Resource] = Field(
+        default_factory=dict, description="Devices, memory and threads by role."
+    )
+    start: StartCheckpoint | None = Field(default=None, description="Where the student starts.")
+    lab_version: str | None = Field(
+        default=None, description="Set where the pair is the laboratory's."
+    )

@@ -1,0 +1,242 @@
+"""The table of metrics: the one place that says what a named scalar means.
+
+Keys here are the keys of events, series, charts and files. It knows no tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Better = Literal["up", "down", "neither"]
+Group = Literal[
+    "alignment", "reward", "entropy", "loss", "evaluation", "rollouts", "optimizer", "throughput"
+]
+
+
+class Metric(NamedTuple):
+    """A named scalar per step: `label` for people, `unit` or None for a pure number."""
+
+    label: str
+    group: Group
+    better: Better
+    unit: str | None
+    help: str
+    by_position: bool = False
+
+
+def _alignment(label: str, better: Better, help: str, unit: str | None = None) -> Metric:
+    return Metric(label, "alignment", better, unit, help, by_position=True)
+
+
+METRICS: dict[str, Metric] = {
+    "loss": Metric("Loss", "loss", "down", "nat", "Mean of the objective over generated tokens."),
+    "overlap_ratio": _alignment(
+        "Overlap ratio",
+        "up",
+        "Share of the top-k tokens that student and teacher have in common (2604.13016, Eq. 6).",
+    ),
+    "overlap_mass_student": _alignment(
+        "Overlap mass, student",
+        "up",
+        "Probability that the student puts on the common tokens (Eq. 9). Reference: 97-99 %.",
+    ),
+    "overlap_mass_teacher": _alignment(
+        "Overlap mass, teacher",
+        "up",
+        "Probability that the teacher puts on the common tokens (Eq. 10). Reference: 97-99 %.",
+    ),
+    "overlap_token_advantage": _alignment(
+        "Overlap-token advantage",
+        "up",
+        "Mean over common tokens of p (log q - log p), both renormalised on them (Eq. 7). At most "
+        "0; 0 is full agreement; null where no token is common.",
+        "nat",
+    ),
+    "overlap_kl": _alignment(
+        "KL on the overlap",
+        "down",
+        "KL of student to teacher, both renormalised on the common tokens, not divided by their "
+        "number.",
+        "nat",
+    ),
+    "empty_overlap_share": _alignment(
+        "Empty overlaps", "down", "Share of positions without any common top-k token."
+    ),
+    "effective_overlap": _alignment(
+        "Effective overlap",
+        "up",
+        "Jaccard overlap of the top-k tokens that have a probability above 0.001.",
+    ),
+    "overlap_at_uncertain": _alignment(
+        "Overlap where uncertain",
+        "up",
+        "Overlap ratio at positions where both entropies add up to more than 0.5 nat: rises in "
+        "success even where the plain ratio is saturated.",
+    ),
+    "top1_agreement": _alignment(
+        "Top-1 agreement", "up", "Share of positions at which both prefer the same token."
+    ),
+    "token_reward": Metric(
+        "Token reward",
+        "reward",
+        "up",
+        "nat",
+        "Mean of log teacher - log student at the sampled token; 0 is agreement.",
+        True,
+    ),
+    "reverse_kl": Metric(
+        "Reverse KL", "reward", "down", "nat", "KL(student || teacher), full vocabulary.", True
+    ),
+    "forward_kl": Metric(
+        "Forward KL", "reward", "down", "nat", "KL(teacher || student), full vocabulary.", True
+    ),
+    "student_entropy": Metric(
+        "Student entropy", "entropy", "neither", "nat", "Entropy of the student.", True
+    ),
+    "teacher_entropy": Metric(
+        "Teacher entropy",
+        "entropy",
+        "neither",
+        "nat",
+        "Entropy of the teacher on the student's text.",
+        True,
+    ),
+    "entropy_gap": Metric(
+        "Entropy gap",
+        "entropy",
+        "down",
+        "nat",
+        "Mean absolute difference of both entropies (Eq. 8).",
+        True,
+    ),
+    "student_logprob": Metric(
+        "Student logprob",
+        "reward",
+        "neither",
+        "nat",
+        "Mean log-probability of the sampled token under the student.",
+        True,
+    ),
+    "teacher_logprob": Metric(
+        "Teacher logprob",
+        "reward",
+        "up",
+        "nat",
+        "Mean log-probability of the sampled token under the teacher.",
+        True,
+    ),
+    "sampler_logprob_difference": Metric(
+        "Sampler difference",
+        "rollouts",
+        "down",
+        "nat",
+        "Mean absolute difference between the log-probability at which a token was sampled and "
+        "the one it is trained with.",
+    ),
+    "rollout_accuracy": Metric(
+        "Rollout accuracy",
+        "rollouts",
+        "up",
+        None,
+        "Share of graded rollouts that the verifier calls correct, on training prompts.",
+    ),
+    "rollout_abstained_share": Metric(
+        "Abstained",
+        "rollouts",
+        "down",
+        None,
+        "Share of rollouts that the verifier could not grade.",
+    ),
+    "response_tokens_mean": Metric(
+        "Response length", "rollouts", "neither", "tokens", "Mean length, stop token included."
+    ),
+    "response_tokens_max": Metric(
+        "Longest response", "rollouts", "neither", "tokens", "Longest rollout of the step."
+    ),
+    "truncation_rate": Metric(
+        "Truncation rate",
+        "rollouts",
+        "down",
+        None,
+        "Share of rollouts that end without a stop token.",
+    ),
+    "repetition_rate": Metric(
+        "Repetition rate",
+        "rollouts",
+        "down",
+        None,
+        "Share of rollouts whose text compresses at least tenfold (2604.08527; tail of at most "
+        "10,000 characters).",
+    ),
+    "generated_tokens": Metric(
+        "Generated tokens", "throughput", "neither", "tokens", "Tokens sampled in this step."
+    ),
+    "grad_norm": Metric(
+        "Gradient norm", "optimizer", "neither", None, "Norm of the gradient before it is clipped."
+    ),
+    "learning_rate": Metric(
+        "Learning rate", "optimizer", "neither", None, "Learning rate of this step."
+    ),
+    "weights_changed_share": Metric(
+        "Weights changed",
+        "optimizer",
+        "neither",
+        None,
+        "Share of weights that this step changed at all; near 0 means that updates round away.",
+    ),
+    "step_seconds": Metric("Step time", "throughput", "down", "s", "Seconds of the whole step."),
+    "sample_seconds": Metric("Sampling time", "throughput", "down", "s", "Seconds of sampling."),
+    "train_seconds": Metric(
+        "Training time",
+        "throughput",
+        "down",
+        "s",
+        "Seconds of teacher scoring, loss and gradient, which share one pass.",
+    ),
+    "update_seconds": Metric(
+        "Update time", "throughput", "down", "s", "Seconds of clipping and the optimizer."
+    ),
+    "grade_seconds": Metric("Grading time", "throughput", "down", "s", "Seconds of the verifier."),
+    "tokens_per_second": Metric(
+        "Throughput", "throughput", "up", "tokens/s", "Generated tokens per second of the step."
+    ),
+    "peak_memory_bytes": Metric(
+        "Peak memory", "throughput", "down", "bytes", "Highest memory of the process so far."
+    ),
+    "accuracy": Metric("Accuracy, student", "evaluation", "up", None, "avg@n on held-out prompts."),
+    "accuracy_low": Metric(
+        "Accuracy, lower bound", "evaluation", "up", None, "95 % bootstrap bound by prompt."
+    ),
+    "accuracy_high": Metric(
+        "Accuracy, upper bound", "evaluation", "up", None, "95 % bootstrap bound by prompt."
+    ),
+    "pass_at_n": Metric(
+        "pass@n, student", "evaluation", "up", None, "Held-out prompts solved at least once."
+    ),
+    "teacher_accuracy": Metric(
+        "Accuracy, teacher", "evaluation", "up", None, "avg@n of the teacher on the same prompts."
+    ),
+    "gap_recovery": Metric(
+        "Gap recovery",
+        "evaluation",
+        "up",
+        None,
+        "Share of the gap between student and teacher that is closed; null where the gap is "
+        "within noise.",
+    ),
+    "evaluation_truncation_rate": Metric(
+        "Truncation, held out", "evaluation", "down", None, "Share of held-out responses cut."
+    ),
+    "evaluation_abstained_share": Metric(
+        "Abstained, held out",
+        "evaluation",
+        "down",
+        None,
+        "Share of held-out responses that the verifier could not grade.",
+    ),
+    "evaluation_response_tokens": Metric(
+        "Response length, held out", "evaluation", "neither", "tokens", "Mean length, held out."
+    ),
+}
+
+POSITION_METRICS = tuple(key for key, metric in METRICS.items() if metric.by_position)

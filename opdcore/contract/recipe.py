@@ -1,0 +1,305 @@
+"""The recipe: what a run does, as an immutable list of stages. Every knob is declared here, once.
+
+Forms, YAML, the command line, the API and the losses read names, defaults, bounds, units and help
+from this module. It knows nothing of models, prompts or devices.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from opdcore.contract.document import Document, knob
+
+GoalKind = Literal["acquire", "recover", "compress", "align"]
+TargetMetric = Literal["accuracy", "response_tokens_mean"]
+VerifierName = Literal["none", "exact", "numeric", "choice", "math", "laboratory"]
+Form = Literal["top_k", "sampled", "full"]
+Divergence = Literal["reverse", "forward"]
+Support = Literal["student", "teacher", "intersection", "union"]
+Normalisation = Literal["stop_gradient", "renormalised", "tail_bucket"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+class Goal(Document):
+    """What the run is for; verdicts and outcomes are judged against it."""
+
+    kind: GoalKind = knob(
+        "acquire",
+        group="goal",
+        help="acquire: learn what the teacher knows and the student does not. recover: restore a "
+        "skill that the student lost. compress: same answers, fewer tokens. align: adopt the "
+        "teacher's manner.",
+    )
+    target_metric: TargetMetric = knob(
+        "accuracy", group="goal", help="The evaluation metric on which the outcome is judged."
+    )
+    guard_metrics: tuple[TargetMetric, ...] = knob(
+        (), group="goal", level="advanced", help="Evaluation metrics that may not get worse."
+    )
+
+
+class Evaluation(Document):
+    """How held-out prompts are answered and graded: the same before, during and after the run."""
+
+    verifier: VerifierName = knob(
+        "none",
+        group="evaluation",
+        help="Grades a response against the prompt's answer. With none the run still works, but "
+        "cannot say whether the student became more often right.",
+    )
+    prompts: int = knob(
+        512,
+        group="evaluation",
+        ge=1,
+        le=100_000,
+        unit="prompts",
+        help="At most this many held-out prompts are answered, the first ones of the set.",
+    )
+    samples_per_prompt: int = knob(
+        4,
+        group="evaluation",
+        ge=1,
+        le=64,
+        unit="responses",
+        help="Responses per held-out prompt: n of avg@n and pass@n.",
+    )
+    temperature: float = knob(
+        0.7,
+        group="evaluation",
+        gt=0,
+        le=2,
+        level="advanced",
+        help="Sampling temperature of evaluations.",
+    )
+    sampling_top_p: float = knob(
+        0.95,
+        group="evaluation",
+        gt=0,
+        le=1,
+        level="advanced",
+        help="Nucleus of evaluations: 1 samples from the whole distribution.",
+    )
+    max_response_tokens: int = knob(
+        7168,
+        group="evaluation",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        help="Longer responses are cut and counted as truncated.",
+    )
+    teacher: bool = knob(
+        True,
+        group="evaluation",
+        help="Evaluate the teacher too. Gap recovery is unknown without it.",
+    )
+
+
+class DistillStage(Document):
+    """On-policy distillation: the student writes, the teacher scores every token, the student learns."""
+
+    kind: Literal["distill"] = "distill"
+    steps: int = knob(
+        200, group="length", ge=1, le=1_000_000, unit="steps", help="Optimizer steps."
+    )
+    prompts_per_step: int = knob(
+        64, group="length", ge=1, le=65_536, unit="prompts", help="Prompts answered in each step."
+    )
+    rollouts_per_prompt: int = knob(
+        4, group="length", ge=1, le=256, unit="rollouts", help="Responses sampled of each prompt."
+    )
+    form: Form = knob(
+        "top_k",
+        group="objective",
+        help="What is compared at each token: the k most probable tokens, the sampled token only, "
+        "or the full vocabulary.",
+    )
+    divergence: Divergence = knob(
+        "reverse",
+        group="objective",
+        help="reverse: KL(student || teacher), mode seeking, the usual choice. forward: "
+        "KL(teacher || student), mass covering.",
+    )
+    k: int = knob(
+        16,
+        group="objective",
+        ge=1,
+        le=4096,
+        unit="tokens",
+        help="Size of the top-k support that is trained on and that alignment is measured on.",
+    )
+    support: Support = knob(
+        "student",
+        group="objective",
+        level="advanced",
+        help="Whose top k: the student's, the teacher's, those in both, or those in either.",
+    )
+    normalisation: Normalisation = knob(
+        "stop_gradient",
+        group="objective",
+        level="advanced",
+        help="How a truncated support is kept unbiased: stop-gradient on the student's log-ratio, "
+        "renormalised on the support, or one bucket for the tail.",
+    )
+    temperature: float = knob(
+        1.0,
+        group="sampling",
+        gt=0,
+        le=2,
+        help="Temperature of rollouts; student and teacher are compared at the same temperature.",
+    )
+    sampling_top_p: float = knob(
+        1.0,
+        group="sampling",
+        gt=0,
+        le=1,
+        level="advanced",
+        help="Nucleus of rollouts; below 1 the rollouts are slightly off-policy.",
+    )
+    max_prompt_tokens: int = knob(
+        1024,
+        group="sampling",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        level="advanced",
+        help="A longer prompt is refused before the run starts.",
+    )
+    max_response_tokens: int = knob(
+        7168,
+        group="sampling",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        help="A rollout that reaches it is cut and counted as truncated.",
+    )
+    learning_rate: float = knob(
+        1e-6, group="optimizer", gt=0, le=1, help="Peak learning rate of AdamW (full tuning)."
+    )
+    warmup_steps: int = knob(
+        0,
+        group="optimizer",
+        ge=0,
+        le=1_000_000,
+        unit="steps",
+        help="Steps over which the learning rate rises from 0.",
+    )
+    schedule: Schedule = knob(
+        "constant", group="optimizer", help="Course of the learning rate after the warm-up."
+    )
+    weight_decay: float = knob(
+        0.01, group="optimizer", ge=0, le=1, level="advanced", help="AdamW's decoupled decay."
+    )
+    beta1: float = knob(
+        0.9, group="optimizer", ge=0, lt=1, level="advanced", help="AdamW's beta 1."
+    )
+    beta2: float = knob(
+        0.999, group="optimizer", ge=0, lt=1, level="advanced", help="AdamW's beta 2."
+    )
+    max_grad_norm: float = knob(
+        1.0,
+        group="optimizer",
+        gt=0,
+        le=1e6,
+        level="advanced",
+        help="The gradient is scaled down to this norm.",
+    )
+    micro_batch_tokens: int = knob(
+        16_384,
+        group="optimizer",
+        ge=16,
+        le=16_777_216,
+        unit="tokens",
+        level="advanced",
+        help="Tokens, padding included, in one forward and backward pass. Memory, not the result, "
+        "depends on it.",
+    )
+    position_chunk_tokens: int | None = knob(
+        None,
+        group="cadence",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        level="advanced",
+        help="Width of the position chunks that metrics are also reported by. Empty: a quarter of "
+        "the longest response.",
+    )
+    evaluate_steps: int = knob(
+        20,
+        group="cadence",
+        ge=0,
+        le=1_000_000,
+        unit="steps",
+        help="Evaluate every so many steps; 0 only before and after.",
+    )
+    checkpoint_steps: int = knob(
+        20,
+        group="cadence",
+        ge=1,
+        le=1_000_000,
+        unit="steps",
+        help="Write a checkpoint to resume from every so many steps.",
+    )
+    trace_steps: int = knob(
+        10,
+        group="cadence",
+        ge=1,
+        le=1_000_000,
+        unit="steps",
+        level="advanced",
+        help="Keep rollouts with all their token values every so many steps.",
+    )
+    trace_rollouts: int = knob(
+        8,
+        group="cadence",
+        ge=1,
+        le=1024,
+        unit="rollouts",
+        level="advanced",
+        help="How many rollouts such a step keeps.",
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.form == "sampled" and self.divergence == "forward":
+            raise ValueError(
+                "form: sampled has no forward divergence, since the token is drawn from the "
+                "student; choose reverse, or form top_k or full"
+            )
+        if self.form == "top_k" and self.normalisation == "renormalised" and self.k == 1:
+            raise ValueError(
+                "k: 1 with normalisation renormalised gives a loss that is always 0; "
+                "raise k to at least 4, or choose stop_gradient"
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} is more than the {self.steps} steps; lower it"
+            )
+        return self
+
+
+class EvaluateStage(Document):
+    """Answers and grades the held-out prompts with the student as it stands."""
+
+    kind: Literal["evaluate"] = "evaluate"
+
+
+Stage = Annotated[DistillStage | EvaluateStage, Field(discriminator="kind")]
+
+
+class Recipe(Document):
+    """An ordered list of stages with a goal: all that decides what is learned, but the models and prompts."""
+
+    version: Literal[1] = Field(default=1, description="Version of this format.")
+    name: str = Field(min_length=1, max_length=120, description="What people call it.")
+    description: str = Field(default="", max_length=2000, description="What it is for.")
+    goal: Goal = Field(default_factory=Goal, description="What the run is for.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="How it is graded.")
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=32, description="What is done.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
+
+    @property
+    def steps_by_stage(self) -> tuple[int, ...]:
+        """Optimizer steps of each stage; 0 where a stage trains nothing."""
+        return tuple(s.steps if s.kind == "distill" else 0 for s in self.stages)
