@@ -1,0 +1,1 @@
+"""The web application: stores, validates, authorises and shows. It never loads torch."""

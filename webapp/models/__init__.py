@@ -1,0 +1,35 @@
+"""Rows: fields, constraints and properties; reads are methods of the query sets."""
+
+from webapp.models.accounts import ApiToken, User
+from webapp.models.checkpoints import ModelRoot, RegisteredModel
+from webapp.models.events import Event, MetricChunk, MetricRollup
+from webapp.models.machines import Device, Lease, Worker
+from webapp.models.pairs import Pair, PairTeacher
+from webapp.models.projects import AuditEntry, Membership, Project, Role
+from webapp.models.prompt_sets import PromptSet
+from webapp.models.recipes import Recipe
+from webapp.models.runs import Artifact, Comment, Run
+
+__all__ = [
+    "ApiToken",
+    "Artifact",
+    "AuditEntry",
+    "Comment",
+    "Device",
+    "Event",
+    "Lease",
+    "Membership",
+    "MetricChunk",
+    "MetricRollup",
+    "ModelRoot",
+    "Pair",
+    "PairTeacher",
+    "Project",
+    "PromptSet",
+    "Recipe",
+    "RegisteredModel",
+    "Role",
+    "Run",
+    "User",
+    "Worker",
+]

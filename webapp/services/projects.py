@@ -1,0 +1,64 @@
+"""Projects and who is in them."""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.utils.text import slugify
+
+from opdcore.contract.errors import BadInput
+from webapp.models import Membership, Project, Role, User
+from webapp.permissions import require
+from webapp.services import audit
+
+
+@transaction.atomic
+def create(name: str, *, actor: User) -> Project:
+    """Makes a project and its maker the admin of it."""
+    slug = _free_slug(name)
+    project = Project.objects.create(name=name.strip(), slug=slug)
+    Membership.objects.create(project=project, user=actor, role=Role.ADMIN)
+    audit.record(actor, "create", project=project, about=project, detail={"name": project.name})
+    return project
+
+
+@transaction.atomic
+def set_role(project: Project, user: User, *, role: Role, actor: User) -> Membership:
+    """Gives the user this role, whether they were a member or not."""
+    require(actor, "administer", project)
+    _keep_an_admin(project, user, role)
+    membership, _ = Membership.objects.update_or_create(
+        project=project, user=user, defaults={"role": role}
+    )
+    detail = {"user": user.username, "role": role.value}
+    audit.record(actor, "set_role", project=project, about=project, detail=detail)
+    return membership
+
+
+@transaction.atomic
+def remove_member(project: Project, user: User, *, actor: User) -> None:
+    """Takes the user out of the project."""
+    require(actor, "administer", project)
+    _keep_an_admin(project, user, None)
+    Membership.objects.filter(project=project, user=user).delete()
+    audit.record(
+        actor, "remove_member", project=project, about=project, detail={"user": user.username}
+    )
+
+
+def _free_slug(name: str) -> str:
+    stem = slugify(name)[:60] or "project"
+    taken = set(Project.objects.filter(slug__startswith=stem).values_list("slug", flat=True))
+    numbered = (f"{stem}-{n}" for n in range(2, len(taken) + 3))
+    return stem if stem not in taken else next(slug for slug in numbered if slug not in taken)
+
+
+def _keep_an_admin(project: Project, user: User, role: Role | None) -> None:
+    others = project.memberships.filter(role=Role.ADMIN).exclude(user=user)
+    was_admin = project.memberships.filter(role=Role.ADMIN, user=user).exists()
+    if was_admin and role != Role.ADMIN and not others.exists():
+        raise BadInput(
+            "project.last_admin",
+            f"{user.username} is the only admin of {project.name}.",
+            remedy="Make somebody else an admin first.",
+            field="role",
+        )

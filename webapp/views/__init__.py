@@ -1,0 +1,1 @@
+"""Pages: a view parses the request, calls one service and responds."""
