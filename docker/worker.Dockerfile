@@ -8,6 +8,7 @@ COPY requirements/web.lock requirements/engine.lock requirements/
 ARG TORCH_INDEX=
 RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements/web.lock -r requirements/engine.lock
 COPY . .
-RUN useradd --system --create-home stillroom && mkdir -p state && chown stillroom state
+# One user id in both images: they share the volume of run folders and artifacts.
+RUN useradd --uid 10001 --create-home stillroom && mkdir -p state && chown stillroom state
 USER stillroom
 CMD ["celery", "--app", "webapp.celery", "worker", "--pool", "threads", "--loglevel", "info"]
