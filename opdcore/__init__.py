@@ -1,5 +1,29 @@
 """opdcore, on-policy distillation as a library: `for event in opdcore.run(job)`.
 
-This module is light on purpose: importing it loads neither torch nor transformers. It knows nothing
-of Django, Celery or any broker.
+Importing this module loads neither torch nor transformers; running a job does. It knows nothing of
+Django, Celery or any broker.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from opdcore.contract.events import AnyEvent
+from opdcore.contract.job import Job
+from opdcore.contract.recipe import Recipe
+
+__all__ = ["Job", "Recipe", "run"]
+
+
+def run(
+    job: Job, run_dir: Path | str | None = None, *, stop: Callable[[], bool] = lambda: False
+) -> Iterator[AnyEvent]:
+    """Executes a job, yielding its events; `run_dir` is `runs/<run_id>` unless given.
+
+    The same job in the same folder goes on from its newest checkpoint. `stop` is asked before each
+    step; once it says yes, a checkpoint is written and the run ends as cancelled.
+    """
+    from opdcore.execution import execute
+
+    return execute(job, Path(run_dir or Path("runs") / job.run_id), stop=stop)

@@ -133,10 +133,12 @@ def _recovery(gain: NDArray[np.float64], gap: NDArray[np.float64]) -> Interval:
 
 
 def _detectable(differences: NDArray[np.float64]) -> float | None:
+    """2.8 standard errors, and never less than 3 / n, since n equal prompts do not prove a rate."""
     n = differences.size
     if n < 2:
         return None
-    return float(DETECTABLE_STANDARD_ERRORS * differences.std(ddof=1) / np.sqrt(n))
+    standard_error = differences.std(ddof=1) / np.sqrt(n)
+    return float(max(DETECTABLE_STANDARD_ERRORS * standard_error, 3 / n))
 
 
 def _code(

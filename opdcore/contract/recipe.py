@@ -241,6 +241,15 @@ class DistillStage(Document):
         unit="steps",
         help="Write a checkpoint to resume from every so many steps.",
     )
+    keep_checkpoints: int = knob(
+        2,
+        group="cadence",
+        ge=1,
+        le=100,
+        unit="checkpoints",
+        level="advanced",
+        help="Resume states kept, newest first; a damaged newest falls back on the one before.",
+    )
     trace_steps: int = knob(
         10,
         group="cadence",

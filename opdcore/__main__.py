@@ -1,0 +1,180 @@
+"""The command line: the only way in which a process becomes a job.
+
+Exit codes: 0 succeeded; 1 the run failed; 2 bad input or bad usage; 5 cancelled. Events go, one JSON
+line each, to standard output or to the file descriptor or file that --events names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from opdcore.contract.document import Document
+from opdcore.contract.errors import BadInput, StillroomError
+from opdcore.contract.events import EVENT, encode
+from opdcore.contract.job import Job
+from opdcore.contract.recipe import Recipe
+
+D = TypeVar("D", bound=Document)
+
+SCHEMAS: dict[str, TypeAdapter] = {
+    "recipe": TypeAdapter(Recipe),
+    "job": TypeAdapter(Job),
+    "event": EVENT,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except StillroomError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m opdcore",
+        description="On-policy distillation without a server.",
+        epilog="Exit codes: 0 succeeded, 1 the run failed, 2 bad input, 5 cancelled.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="execute a job; the same folder again resumes it")
+    run.add_argument("job", type=Path, metavar="JOB.json", help="the job document")
+    run.add_argument("--run-dir", type=Path, required=True, help="checkpoints, traces and output")
+    run.add_argument(
+        "--events",
+        default="-",
+        metavar="FD|FILE",
+        help="where events go (default: standard output)",
+    )
+    run.set_defaults(command=_run)
+
+    lab = commands.add_parser("lab", help="the built-in laboratory of tiny models")
+    lab_commands = lab.add_subparsers(required=True, metavar="COMMAND")
+    build = lab_commands.add_parser("build", help="build a laboratory pair from a seed")
+    build.add_argument("directory", type=Path, metavar="DIR")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--family", choices=("sums", "cups"), default="sums")
+    build.set_defaults(command=_lab_build)
+
+    recipe = commands.add_parser("recipe", help="work with recipes")
+    recipe_commands = recipe.add_subparsers(required=True, metavar="COMMAND")
+    validate = recipe_commands.add_parser("validate", help="check a recipe (YAML or JSON)")
+    validate.add_argument("file", type=Path, metavar="FILE")
+    validate.set_defaults(command=_recipe_validate)
+
+    schema = commands.add_parser("schema", help="print the JSON schema of a document")
+    schema.add_argument("document", choices=tuple(SCHEMAS))
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    job = _document(Job, arguments.job)
+    from opdcore.execution import execute
+
+    stop = _StopOnSignal()
+    with _open_events(arguments.events) as sink:
+        for event in execute(job, arguments.run_dir, stop=stop):
+            sink.write(encode(event) + b"\n")
+            sink.flush()
+    return 0
+
+
+def _lab_build(arguments: argparse.Namespace) -> int:
+    from opdcore.lab.build import build
+
+    for progress in build(arguments.directory, family=arguments.family, seed=arguments.seed):
+        print(progress, file=sys.stderr)
+    print(arguments.directory)
+    return 0
+
+
+def _recipe_validate(arguments: argparse.Namespace) -> int:
+    recipe = _document(Recipe, arguments.file)
+    kinds = ", ".join(stage.kind for stage in recipe.stages)
+    print(f"{arguments.file}: {recipe.name}, stages: {kinds}")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    print(json.dumps(SCHEMAS[arguments.document].json_schema(), indent=2))
+    return 0
+
+
+def _document(kind: type[D], path: Path) -> D:
+    """Reads a JSON or YAML document; raises BadInput that names the field, or the line."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(
+            "document.unreadable",
+            f"{path} cannot be read: {error}.",
+            remedy="Give a JSON or YAML file in UTF-8.",
+        ) from error
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise _invalid(error, path) from error
+
+
+def _invalid(error: ValidationError, path: Path) -> BadInput:
+    rows = error.errors(include_url=False, include_context=False)
+    where = [".".join(str(part) for part in row["loc"]) for row in rows]
+    told = "; ".join(
+        f"{place or path}: {row['msg']}, found {str(row['input'])[:80]!r}"
+        for place, row in zip(where, rows, strict=True)
+    )
+    return BadInput(
+        "document.invalid",
+        f"{told}.",
+        remedy="`python -m opdcore schema recipe` and `schema job` list every field and bound.",
+        field=where[0] or str(path),
+    )
+
+
+def _open_events(target: str) -> BinaryIO:
+    """Standard output, an inherited file descriptor by number, or a file that is appended to."""
+    if target == "-":
+        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    if target.isdigit():
+        return os.fdopen(int(target), "wb")
+    return open(target, "ab")  # noqa: SIM115 - the caller closes it
+
+
+class _StopOnSignal:
+    """Says yes after the first SIGTERM or SIGINT; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        sys.exit(main())

@@ -1,0 +1,92 @@
+"""Micro-batches: rollouts of like length together, each side's prompt before the same response.
+
+It knows ids and lengths, no loss and no recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opdcore.models import LoadedModel
+from opdcore.rollouts import Rollout
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts that go through the models together, their N response positions row after row."""
+
+    rollouts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    sampled_ids: Tensor  # (N,)
+    logprobs: Tensor  # (N,) as sampled
+    positions: Tensor  # (N,) index within the response
+    ids: tuple[Tensor, ...]  # by side: (B, T) prompt and response, padded on the right
+    columns: tuple[Tensor, ...]  # by side: (N,) index into B * T that predicts each sampled id
+
+
+def cut(
+    rollouts: Sequence[Rollout], prompts: Sequence[Sequence[Ids]], *, tokens: int
+) -> Iterator[Batch]:
+    """Cuts rollouts into batches of at most `tokens` tokens, padding included, longest first.
+
+    `prompts` gives each side's prompt ids of each rollout. One rollout longer than `tokens` is a
+    batch of its own.
+    """
+    widths = [
+        max(len(side[i]) for side in prompts) + len(rollout.ids)
+        for i, rollout in enumerate(rollouts)
+    ]
+    order = sorted(range(len(rollouts)), key=lambda i: -widths[i])
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // widths[order[start]])
+        yield _batch(rollouts, prompts, order[start : start + size])
+        start += size
+
+
+def response_hidden(model: LoadedModel, batch: Batch, *, side: int) -> Tensor:
+    """Hidden states (N, H) from which each response token of the batch is predicted.
+
+    Padding is on the right, where no valid position can see it, so that no mask is needed.
+    """
+    hidden = model.hidden(batch.ids[side].to(model.device))
+    return hidden.reshape(-1, hidden.shape[-1])[batch.columns[side].to(model.device)]
+
+
+def _batch(
+    rollouts: Sequence[Rollout], prompts: Sequence[Sequence[Ids]], chosen: Sequence[int]
+) -> Batch:
+    responses = [rollouts[i].ids for i in chosen]
+    return Batch(
+        rollouts=tuple(chosen),
+        lengths=tuple(len(ids) for ids in responses),
+        sampled_ids=torch.tensor([token for ids in responses for token in ids]),
+        logprobs=torch.tensor([value for i in chosen for value in rollouts[i].logprobs]),
+        positions=torch.cat([torch.arange(len(ids)) for ids in responses]),
+        ids=tuple(_padded([side[i] for i in chosen], responses) for side in prompts),
+        columns=tuple(_columns([side[i] for i in chosen], responses) for side in prompts),
+    )
+
+
+def _padded(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
+    rows = [[*prompt, *ids] for prompt, ids in zip(prompts, responses, strict=True)]
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+
+def _columns(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
+    """The state before a token predicts it: the first one is predicted by the prompt's last."""
+    pairs = list(zip(prompts, responses, strict=True))
+    width = max(len(prompt) + len(ids) for prompt, ids in pairs)
+    return torch.cat(
+        [
+            torch.arange(len(ids)) + row * width + len(prompt) - 1
+            for row, (prompt, ids) in enumerate(pairs)
+        ]
+    )

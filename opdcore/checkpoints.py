@@ -1,0 +1,148 @@
+"""Checkpoints: all that a stage needs to go on exactly where it stopped.
+
+A checkpoint is a folder of weights and optimizer state (safetensors) and a state file (JSON), with a
+manifest of hashes. Nothing here is a pickle. It knows no stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from opdcore.contract.errors import BadInput
+from opdcore.contract.recipe import Recipe
+from opdcore.files import (
+    Written,
+    hash_file,
+    intact,
+    whole_folder,
+    write_bytes,
+    write_manifest,
+    write_tensors,
+)
+
+FOLDER = "checkpoints"
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk."""
+
+    folder: Path
+    stage_index: int
+    step: int
+
+
+def save(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, stage_index: int,
+    step: int, recipe_sha256: str,
+) -> tuple[Saved, Written]:  # fmt: skip
+    """Writes the checkpoint after `step`; returns it with its manifest's hash and total size."""
+    folder = root / f"stage-{stage_index:02d}-step-{step:07d}"
+    state = {"version": 1, "stage_index": stage_index, "step": step, "recipe_sha256": recipe_sha256}
+    with whole_folder(folder) as aside:
+        files = {
+            WEIGHTS: write_tensors(aside / WEIGHTS, _weights(model)),
+            OPTIMIZER: write_tensors(aside / OPTIMIZER, _optimizer_tensors(model, optimizer)),
+            STATE: write_bytes(aside / STATE, json.dumps(state).encode()),
+        }
+        manifest = write_manifest(aside, files)
+    size = manifest.size_bytes + sum(written.size_bytes for written in files.values())
+    return Saved(folder, stage_index, step), Written(manifest.sha256, size)
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """Hash of the recipe that a checkpoint belongs to."""
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+
+
+def newest(root: Path, *, recipe_sha256: str) -> Saved | None:
+    """The newest checkpoint that is whole; damaged ones are passed over.
+
+    Raises BadInput where the folder holds checkpoints of another recipe.
+    """
+    for folder in sorted(root.glob("stage-*-step-*"), reverse=True):
+        if not intact(folder):
+            continue
+        state = json.loads((folder / STATE).read_bytes())
+        if state["recipe_sha256"] != recipe_sha256:
+            raise BadInput(
+                "run.other_recipe",
+                f"{folder} belongs to another recipe.",
+                remedy="Give each run a folder of its own.",
+                field="run-dir",
+            )
+        return Saved(folder, state["stage_index"], state["step"])
+    return None
+
+
+def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts weights and optimizer state back, in place and bit for bit."""
+    restore_weights(saved.folder, model)
+    tensors = load_file(saved.folder / OPTIMIZER)
+    for name, parameter in model.named_parameters():
+        prefix = f"{name}|"
+        entries = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if entries:
+            optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device)
+                for key, value in entries.items()
+            }
+
+
+@torch.no_grad()
+def restore_weights(folder: Path, model: nn.Module) -> None:
+    """Copies a checkpoint's weights into the model."""
+    tensors = load_file(folder / WEIGHTS)
+    for name, target in _weights(model).items():
+        target.copy_(tensors[name])
+
+
+def prune(root: Path, *, keep: int) -> list[Path]:
+    """Removes all but the newest `keep` checkpoints; returns what was removed."""
+    folders = sorted(root.glob("stage-*-step-*"))
+    removed = folders[: max(0, len(folders) - keep)]
+    for folder in removed:
+        shutil.rmtree(folder)
+    return removed
+
+
+def save_output(target: Path, model: nn.Module, source: Path) -> Written:
+    """Writes a folder that opens with `AutoModelForCausalLM.from_pretrained`.
+
+    Tokenizer and template files are copied from `source`, the student's own folder.
+    """
+    with whole_folder(target) as aside:
+        for file in sorted(source.iterdir()):
+            if file.suffix in (".json", ".jinja", ".txt") and "safetensors" not in file.name:
+                shutil.copy(file, aside / file.name)
+        model.save_pretrained(aside)  # type: ignore[operator]
+        files = {file.name: hash_file(file) for file in sorted(aside.iterdir())}
+        manifest = write_manifest(aside, files)
+    size = manifest.size_bytes + sum(written.size_bytes for written in files.values())
+    return Written(manifest.sha256, size)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers; tied ones once."""
+    persistent = model.state_dict().keys()
+    buffers = {name: value for name, value in model.named_buffers() if name in persistent}
+    return dict(model.named_parameters()) | buffers
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}|{key}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }

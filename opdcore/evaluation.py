@@ -1,0 +1,247 @@
+"""Answers held-out prompts and grades them, the same way before, during and after a run.
+
+Scores by prompt are kept as files in the run's folder, since the outcome pairs them and a resumed
+run must not measure its beginning again. It knows no objective and no optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from opdcore.contract.errors import BadInput
+from opdcore.contract.events import ArtifactWritten, Evaluated, ModelRole, Payload, Progress
+from opdcore.contract.outcome import Outcome, Scores, judge, mean_interval
+from opdcore.contract.prompt import Prompt
+from opdcore.contract.recipe import Evaluation, Goal, TargetMetric
+from opdcore.files import write_bytes
+from opdcore.models import LoadedModel
+from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.verifiers.grading import Attempt, Grade, Verifier
+
+FOLDER = "evaluations"
+TEACHER_FILE = "teacher.json"
+BASELINE_FILE = "student-00-0000000.json"
+# Prompts answered between two steps of the progress bar.
+PROMPTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one evaluation by prompt; accuracy is None where every sample was abstained."""
+
+    accuracy: list[float | None]
+    response_tokens: list[float | None]
+    solved_once: list[float | None]
+    truncated: float
+    abstained: float
+
+    def of(self, metric: TargetMetric) -> Scores:
+        """The scores of a target metric."""
+        return self.accuracy if metric == "accuracy" else self.response_tokens
+
+
+class Evaluator:
+    """Grades the student, and once the teacher, on a fixed list of held-out prompts."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        prompts: Sequence[Prompt],
+        *,
+        verifier: Verifier | None,
+        vocabulary: int,
+        seed: int,
+        run_dir: Path,
+        resumed: bool,
+    ) -> None:
+        """`resumed`: an earlier attempt has already told what it measured before its checkpoint."""
+        self.evaluation = evaluation
+        self.prompts = prompts[: evaluation.prompts]
+        self.verifier = verifier
+        self.vocabulary = vocabulary
+        self.seed = seed
+        self.folder = run_dir / FOLDER
+        self.resumed = resumed
+        self._teacher_told = resumed and (self.folder / TEACHER_FILE).exists()
+
+    def student(self, model: LoadedModel, *, stage_index: int, step: int) -> Iterator[Payload]:
+        """Evaluates the student after `step` of a stage."""
+        name = f"student-{stage_index:02d}-{step:07d}.json"
+        yield from self._evaluate(model, "student", name)
+
+    def baseline(self, model: LoadedModel) -> Iterator[Payload]:
+        """Evaluates the student before the first step, once in a run."""
+        if not (self.resumed and (self.folder / BASELINE_FILE).exists()):
+            yield from self._evaluate(model, "student", BASELINE_FILE)
+
+    def teacher(self, model: LoadedModel) -> Iterator[Payload]:
+        """Evaluates the teacher, once in a run."""
+        if self.evaluation.teacher and not self._teacher_told:
+            self._teacher_told = True
+            yield from self._evaluate(model, "teacher", TEACHER_FILE)
+
+    def outcome(self, goal: Goal) -> Outcome:
+        """Judges the run on its first and last evaluation of the student."""
+        last = max(self.folder.glob("student-*.json"))
+        before, after = self._read(BASELINE_FILE), self._read(last.name)
+        teacher = self._teacher()
+        metric = goal.target_metric
+        return judge(
+            before.of(metric),
+            after.of(metric),
+            teacher.of(metric) if teacher else None,
+            better="up" if metric == "accuracy" else "down",
+            guards={guard: _signed(guard, before, after) for guard in goal.guard_metrics},
+        )
+
+    def _evaluate(self, model: LoadedModel, role: ModelRole, name: str) -> Iterator[Payload]:
+        rollouts: list[Rollout] = []
+        grades: list[Grade] = []
+        n = self.evaluation.samples_per_prompt
+        for start in range(0, len(self.prompts), PROMPTS_AT_ONCE):
+            what = f"evaluating the {role}"
+            yield Progress(what=what, done=start, total=len(self.prompts), unit="prompts")
+            chunk = self.prompts[start : start + PROMPTS_AT_ONCE]
+            answered = self._answer(model, chunk, start)
+            grades += grade(
+                self.verifier, model, answered, [chunk[r.prompt_index // n] for r in answered]
+            )
+            rollouts += answered
+        scored = _scored(rollouts, grades, n)
+        yield self._write(name, scored)
+        yield self._evaluated(role, scored)
+
+    def _answer(self, model: LoadedModel, prompts: Sequence[Prompt], start: int) -> list[Rollout]:
+        n = self.evaluation.samples_per_prompt
+        ids = [rendered.ids for rendered in model.renderer.render_many(prompts) for _ in range(n)]
+        # One seed for every evaluation: the same draws before and after narrow their difference.
+        generator = torch.Generator(model.device).manual_seed(self.seed + start)
+        sampling = Sampling(
+            max_tokens=self.evaluation.max_response_tokens,
+            temperature=self.evaluation.temperature,
+            top_p=self.evaluation.sampling_top_p,
+            vocabulary=self.vocabulary,
+            stop_ids=frozenset(model.renderer.stop_ids),
+        )
+        return sample(model, ids, sampling=sampling, generator=generator)
+
+    def _evaluated(self, role: ModelRole, scored: Scored) -> Evaluated:
+        interval = mean_interval(scored.accuracy)
+        value, low, high = interval or (None, None, None)
+        if role == "teacher":
+            values = {"teacher_accuracy": value}
+        else:
+            values = {
+                "accuracy": value,
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "pass_at_n": _mean(scored.solved_once),
+                "gap_recovery": self._recovery(scored),
+                "evaluation_truncation_rate": scored.truncated,
+                "evaluation_abstained_share": scored.abstained,
+                "evaluation_response_tokens": _mean(scored.response_tokens),
+            }
+        return Evaluated(
+            role=role,
+            prompts=len(self.prompts),
+            samples_per_prompt=self.evaluation.samples_per_prompt,
+            verifier="none" if self.verifier is None else self.verifier.name,
+            values=values,
+        )
+
+    def _recovery(self, scored: Scored) -> float | None:
+        teacher = self._teacher()
+        if teacher is None or not (self.folder / BASELINE_FILE).exists():
+            return None
+        before = self._read(BASELINE_FILE)
+        return judge(before.accuracy, scored.accuracy, teacher.accuracy).recovery
+
+    def _teacher(self) -> Scored | None:
+        return self._read(TEACHER_FILE) if (self.folder / TEACHER_FILE).exists() else None
+
+    def _read(self, name: str) -> Scored:
+        return Scored(**json.loads((self.folder / name).read_bytes()))
+
+    def _write(self, name: str, scored: Scored) -> ArtifactWritten:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / f".{name}.part"
+        written = write_bytes(aside, json.dumps(scored.__dict__).encode())
+        aside.rename(self.folder / name)
+        return ArtifactWritten(
+            artifact_kind="evaluation",
+            key=f"{FOLDER}/{name}",
+            sha256=written.sha256,
+            size_bytes=written.size_bytes,
+        )
+
+
+def grade(
+    verifier: Verifier | None,
+    model: LoadedModel,
+    rollouts: Sequence[Rollout],
+    prompts: Sequence[Prompt],
+) -> list[Grade]:
+    """Grades each rollout against its prompt; without a verifier each is an abstention."""
+    if verifier is None:
+        return [Grade(None, "the recipe has no verifier")] * len(rollouts)
+    decode = model.renderer.decode
+    return verifier.grade(
+        [
+            Attempt(decode(rollout.text_ids), prompt.answer)
+            for rollout, prompt in zip(rollouts, prompts, strict=True)
+        ]
+    )
+
+
+def check_context(
+    lengths: Mapping[int, int], model: LoadedModel, *, longest: int, response: int, field: str
+) -> None:
+    """Raises BadInput where a rendered prompt is too long for the knob or the model's context.
+
+    `lengths` gives the tokens of each row counted from 0.
+    """
+    context = model.card.context_length
+    for row, length in lengths.items():
+        if length > longest or (context is not None and length + response > context):
+            limit = f"max_prompt_tokens {longest}, max_response_tokens {response}"
+            raise BadInput(
+                "prompt_set.too_long",
+                f"The prompt has {length} tokens; {limit}, context {context}.",
+                remedy="Shorten the prompt, or lower max_response_tokens.",
+                field=f"{field}, row {row + 1}",
+            )
+
+
+def _scored(rollouts: list[Rollout], grades: list[Grade], n: int) -> Scored:
+    accuracy, solved, tokens = [], [], []
+    for start in range(0, len(rollouts), n):
+        verdicts = [g.correct for g in grades[start : start + n] if g.correct is not None]
+        accuracy.append(fmean(verdicts) if verdicts else None)
+        solved.append(float(any(verdicts)) if verdicts else None)
+        tokens.append(fmean(len(r.ids) for r in rollouts[start : start + n]))
+    return Scored(
+        accuracy=accuracy,
+        response_tokens=tokens,
+        solved_once=solved,
+        truncated=fmean(not r.stopped for r in rollouts),
+        abstained=fmean(g.correct is None for g in grades),
+    )
+
+
+def _signed(metric: TargetMetric, before: Scored, after: Scored) -> tuple[Scores, Scores]:
+    """A guard's scores, signed so that more is better."""
+    if metric == "accuracy":
+        return before.accuracy, after.accuracy
+    negative = [[-v for v in side.response_tokens if v is not None] for side in (before, after)]
+    return negative[0], negative[1]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None

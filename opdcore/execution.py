@@ -1,0 +1,171 @@
+"""Executes a job: prepares, goes through its stages, judges the outcome, and says all of it in events.
+
+Running the same job in the same folder again goes on from the newest whole checkpoint. It touches no
+broker, no database and no global.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+from opdcore import checkpoints
+from opdcore.checkpoints import Saved
+from opdcore.contract.errors import Cancelled, EngineFailure, StillroomError
+from opdcore.contract.events import (
+    AnyEvent,
+    ArtifactWritten,
+    FinalStatus,
+    JobFinished,
+    JobStarted,
+    Logged,
+    StageFinished,
+    StageStarted,
+    shape,
+)
+from opdcore.contract.job import Job
+from opdcore.contract.outcome import Outcome
+from opdcore.contract.recipe import DistillStage, Stage
+from opdcore.device import describe
+from opdcore.stages.distill import distill
+from opdcore.stages.evaluate import evaluate
+from opdcore.workspace import Line, Stop, Workspace, pick_device, prepare
+
+OUTPUT = "output"
+SOFTWARE = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+
+
+def execute(job: Job, run_dir: Path, *, stop: Stop = lambda: False) -> Iterator[AnyEvent]:
+    """Runs the job and yields its events; the last is always `job_finished`.
+
+    Errors that have a code end the run as that event, and are then raised again for the caller; so
+    is running out of memory. Anything else is a fault of ours and passes through as it is.
+    """
+    numbering = _Numbering(job.attempt)
+    try:
+        with ExitStack() as stack:
+            outcome = yield from _execute(job, run_dir, stop, stack, numbering)
+    except StillroomError as error:
+        status: FinalStatus = "cancelled" if isinstance(error, Cancelled) else "failed"
+        yield numbering.event(Line(JobFinished(status=status, error=error.info)))
+        raise
+    except MemoryError as error:
+        failure = _out_of_memory(error)
+        yield numbering.event(Line(JobFinished(status="failed", error=failure.info)))
+        raise failure from error
+    yield numbering.event(Line(JobFinished(status="succeeded", outcome=outcome)))
+
+
+class _Numbering:
+    """Counts lines and remembers the stage, so that nobody else shapes events."""
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.line = 0
+        self.stage_index: int | None = None
+
+    def event(self, line: Line) -> AnyEvent:
+        self.line += 1
+        return shape(
+            line.payload,
+            attempt=self.attempt,
+            line=self.line,
+            stage_index=self.stage_index,
+            step=line.step,
+        )
+
+
+def _execute(
+    job: Job, run_dir: Path, stop: Stop, stack: ExitStack, numbering: _Numbering
+) -> Iterator[AnyEvent]:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    yield numbering.event(Line(_started(job)))
+    recipe_sha256 = checkpoints.recipe_sha256(job.recipe)
+    resume = checkpoints.newest(run_dir / checkpoints.FOLDER, recipe_sha256=recipe_sha256)
+    for item in prepare(job, run_dir, stop=stop, stack=stack, resumed=resume is not None):
+        if isinstance(item, Workspace):
+            work = item
+        else:
+            yield numbering.event(Line(item))
+    for line in _untold(work):
+        yield numbering.event(line)
+
+    for index in range(resume.stage_index if resume else 0, len(job.recipe.stages)):
+        numbering.stage_index = index
+        stage = job.recipe.stages[index]
+        from_here = resume if resume and resume.stage_index == index else None
+        started = time.perf_counter()
+        yield numbering.event(Line(_stage_started(stage, from_here)))
+        for line in _run_stage(stage, work, index, from_here):
+            yield numbering.event(line)
+        yield numbering.event(Line(StageFinished(seconds=time.perf_counter() - started)))
+
+    numbering.stage_index = None
+    yield numbering.event(Line(_output(work)))
+    return work.evaluator.outcome(job.recipe.goal) if work.evaluator else _unmeasured(job)
+
+
+def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) -> Iterator[Line]:
+    if index == 0 and isinstance(stage, DistillStage) and work.evaluator is not None:
+        for payload in work.evaluator.baseline(work.student):
+            yield Line(payload, 0)
+    if isinstance(stage, DistillStage):
+        yield from distill(stage, work, stage_index=index, resume=resume)
+    else:
+        yield from evaluate(work, stage_index=index)
+
+
+def _started(job: Job) -> JobStarted:
+    return JobStarted(
+        device=describe(pick_device(job)),
+        versions={name: version(name) for name in SOFTWARE} | {"python": platform.python_version()},
+        steps_by_stage=job.recipe.steps_by_stage,
+        lab_version=job.lab_version,
+    )
+
+
+def _stage_started(stage: Stage, resume: Saved | None) -> StageStarted:
+    steps = stage.steps if isinstance(stage, DistillStage) else 0
+    resumed = resume.step if resume else None
+    return StageStarted(stage_kind=stage.kind, steps=steps, resumed_from_step=resumed)
+
+
+def _untold(work: Workspace) -> Iterator[Line]:
+    """What this run cannot tell, said once at its beginning."""
+    if work.evaluator is None:
+        reason = "no held-out prompts" if work.job.prompt_sets.held_out is None else "no verifier"
+        yield Line(
+            Logged(
+                level="warning",
+                message=f"There is {reason}, so accuracy, gap recovery and the outcome stay "
+                "unknown; alignment, reward and entropy are measured as always.",
+            )
+        )
+
+
+def _output(work: Workspace) -> ArtifactWritten:
+    written = checkpoints.save_output(
+        work.run_dir / OUTPUT, work.student.model, work.student.folder
+    )
+    return ArtifactWritten(
+        artifact_kind="output", key=OUTPUT, sha256=written.sha256, size_bytes=written.size_bytes
+    )
+
+
+def _unmeasured(job: Job) -> Outcome:
+    missing = "held-out prompts" if job.prompt_sets.held_out is None else "a verifier"
+    return Outcome(
+        code="unmeasured", explanation=f"Without {missing} nothing says whether it got better."
+    )
+
+
+def _out_of_memory(error: MemoryError) -> EngineFailure:
+    return EngineFailure(
+        "run.out_of_memory",
+        f"Memory ran out: {error}.",
+        remedy="Lower micro_batch_tokens, max_response_tokens or rollouts_per_prompt, then resume.",
+    )

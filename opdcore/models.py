@@ -1,0 +1,117 @@
+"""Loading students and teachers: a local directory or a hub id, safetensors only.
+
+Offers each model as a backbone (ids to hidden states) and a projection (hidden states to logits), so
+that nothing ever holds (B, T, V). It knows no recipe and no prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from opdcore.contract.errors import BadInput
+from opdcore.contract.job import HubModel, LocalModel, Participant
+from opdcore.inspection import ModelCard, inspect
+from opdcore.rendering import Renderer
+
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+# Largest difference allowed between our projection and the model's own logits, in nats.
+PROJECTION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model with its tokenizer's side of the conversation."""
+
+    model: PreTrainedModel
+    renderer: Renderer
+    card: ModelCard
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Last hidden states (B, T, H) of ids (B, T); fills `cache` where one is given."""
+        output = self.model.base_model(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V padded) of hidden states (..., H), soft-capped where the model is."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        cap = self.model.config.to_dict().get("final_logit_softcapping")
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def load(participant: Participant, *, device: torch.device, field: str) -> LoadedModel:
+    """Loads a model in float32 for training or scoring; `field` names it in errors.
+
+    Raises BadInput where the folder cannot be used (see `inspection`), where the hub cannot be
+    reached, or where the architecture changes its logits in a way that we do not know.
+    """
+    folder = resolve(participant.model, field=field)
+    card = inspect(folder)
+    renderer = Renderer.from_folder(folder, participant.rendering)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    loaded = LoadedModel(model.to(device).eval(), renderer, card, folder)
+    _check_projection(loaded, field)
+    return loaded
+
+
+def resolve(source: LocalModel | HubModel, *, field: str) -> Path:
+    """The local folder of a model, downloaded from the hub where it must be."""
+    if source.kind == "local":
+        return Path(source.path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from requests.exceptions import RequestException
+
+    try:
+        return Path(
+            snapshot_download(source.repo, revision=source.revision, allow_patterns=HUB_FILES)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
+        raise BadInput(
+            "model.unreachable",
+            f"{source.repo} at {source.revision} could not be fetched: {type(error).__name__}.",
+            remedy="Check the id, the revision, HF_TOKEN for gated models and the network, or "
+            "register a local directory.",
+            field=field,
+        ) from error
+
+
+@torch.inference_mode()
+def _check_projection(loaded: LoadedModel, field: str) -> None:
+    ids = torch.tensor([[0, 1, 2, 3]], device=loaded.device)
+    ours = loaded.project(loaded.hidden(ids))
+    theirs = loaded.model(input_ids=ids).logits
+    if (ours - theirs).abs().max().item() > PROJECTION_TOLERANCE:
+        raise BadInput(
+            "model.logits_transformed",
+            f"{loaded.card.architecture} transforms its logits in a way that is not supported.",
+            remedy="Use a Llama, Qwen, GPT-NeoX, Gemma or similar architecture.",
+            field=field,
+        )

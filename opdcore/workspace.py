@@ -1,0 +1,139 @@
+"""What the stages of one run share: models, prompts, verifier, folder, and when to stop.
+
+Building it answers every question that can be answered before the first token is sampled: bad input
+ends here, before anything is written. It knows no stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from opdcore import prompts as prompt_sets
+from opdcore import token_maps, verifiers
+from opdcore.contract.errors import BadInput, Cancelled
+from opdcore.contract.events import Payload, Progress
+from opdcore.contract.job import Job
+from opdcore.contract.prompt import Prompt
+from opdcore.contract.recipe import DistillStage
+from opdcore.evaluation import Evaluator, check_context
+from opdcore.models import LoadedModel, load
+from opdcore.verifiers.grading import Verifier
+
+Stop = Callable[[], bool]
+
+
+class Line(NamedTuple):
+    """A payload on its way to becoming an event, with the step that it belongs to."""
+
+    payload: Payload
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Everything that a stage works with; `evaluator` is None where nothing can be graded."""
+
+    job: Job
+    run_dir: Path
+    student: LoadedModel
+    teacher: LoadedModel
+    train: tuple[Prompt, ...]
+    vocabulary: int
+    verifier: Verifier | None
+    evaluator: Evaluator | None
+    stop: Stop
+
+    def check_stop(self) -> None:
+        """Raises Cancelled where somebody asked the job to stop."""
+        if self.stop():
+            raise Cancelled(
+                "run.cancelled", "The run was asked to stop.", remedy="Resume it to go on."
+            )
+
+
+def prepare(
+    job: Job, run_dir: Path, *, stop: Stop, stack: ExitStack, resumed: bool
+) -> Iterator[Payload | Workspace]:
+    """Yields progress and, last, the workspace; `stack` closes what it opened."""
+    device = pick_device(job)
+    train = prompt_sets.read(job.prompt_sets.train, field="prompt_sets.train")
+    held_out_file = job.prompt_sets.held_out
+    held_out = (
+        prompt_sets.read(held_out_file, field="prompt_sets.held_out") if held_out_file else ()
+    )
+    if len(job.teachers) != 1:
+        raise BadInput(
+            "teachers.several",
+            f"{len(job.teachers)} teachers were given; this version distils from one.",
+            remedy="Choose one teacher.",
+            field="teachers",
+        )
+    yield Progress(what="loading the student", done=0, total=2, unit="models")
+    student = load(job.student, device=device, field="student")
+    yield Progress(what="loading the teacher", done=1, total=2, unit="models")
+    teacher = load(job.teachers[0], device=device, field="teachers.0")
+    teacher.model.requires_grad_(requires_grad=False)
+    yield Progress(what="loading models", done=2, total=2, unit="models")
+    vocabulary = _shared_vocabulary(student, teacher)
+    _check_recipe(job, student, vocabulary)
+    verifier = stack.enter_context(verifiers.open(job.recipe.evaluation.verifier))
+    evaluator = None
+    if held_out and (verifier is not None or job.recipe.goal.target_metric != "accuracy"):
+        evaluator = Evaluator(
+            job.recipe.evaluation,
+            held_out,
+            verifier=verifier,
+            vocabulary=vocabulary,
+            seed=job.recipe.seed,
+            run_dir=run_dir,
+            resumed=resumed,
+        )
+        for side, field in ((student, "student"), (teacher, "teacher")):
+            _check_held_out(job, evaluator, side, field)
+    yield Workspace(job, run_dir, student, teacher, train, vocabulary, verifier, evaluator, stop)
+
+
+def pick_device(job: Job) -> torch.device:
+    """The device of the train role; without one CUDA where there is any, else the CPU."""
+    resource = job.resources.get("train")
+    if resource and resource.threads:
+        torch.set_num_threads(resource.threads)
+    if resource and resource.devices:
+        return torch.device(resource.devices[0])
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _shared_vocabulary(student: LoadedModel, teacher: LoadedModel) -> int:
+    report = token_maps.compare(student.folder, teacher.folder)
+    report.refuse_if_different()
+    return report.shared_vocabulary
+
+
+def _check_recipe(job: Job, student: LoadedModel, vocabulary: int) -> None:
+    for index, stage in enumerate(job.recipe.stages):
+        if isinstance(stage, DistillStage) and stage.k > vocabulary:
+            raise BadInput(
+                "recipe.k_above_vocabulary",
+                f"k is {stage.k}, but the pair shares only {vocabulary} tokens.",
+                remedy=f"Lower k to at most {vocabulary}; 16 is usual.",
+                field=f"recipe.stages.{index}.k",
+            )
+
+
+def _check_held_out(job: Job, evaluator: Evaluator, side: LoadedModel, field: str) -> None:
+    rendered = side.renderer.render_many(evaluator.prompts)
+    lengths = {row: len(one.ids) for row, one in enumerate(rendered)}
+    knobs = [s.max_prompt_tokens for s in job.recipe.stages if s.kind == "distill"]
+    check_context(
+        lengths,
+        side,
+        longest=max(knobs, default=max(lengths.values())),
+        response=job.recipe.evaluation.max_response_tokens,
+        field=f"prompt_sets.held_out ({field})",
+    )
