@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+OPDCORE_TESTS = Path(__file__).resolve().parent / "opdcore"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
@@ -47,8 +48,14 @@ def has_gpu():
 
 
 @pytest.fixture(autouse=True)
-def state_of_its_own(settings, tmp_path):
-    """No test writes into the checkout: files, artifacts and prompt sets go to its own folder."""
+def state_of_its_own(request, tmp_path):
+    """No test writes into the checkout: files, artifacts and prompt sets go to its own folder.
+
+    opdcore's tests know no Django: they also run with `-p no:django`.
+    """
+    if request.path.is_relative_to(OPDCORE_TESTS):
+        return
+    settings = request.getfixturevalue("settings")
     settings.STATE_DIR = tmp_path / "state"
     settings.STATE_DIR.mkdir()
     settings.STORAGES = {
