@@ -87,13 +87,12 @@ def resolve(source: LocalModel | HubModel, *, field: str) -> Path:
         return Path(source.path)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests.exceptions import RequestException
 
     try:
         return Path(
             snapshot_download(source.repo, revision=source.revision, allow_patterns=HUB_FILES)
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BadInput(
             "model.unreachable",
             f"{source.repo} at {source.revision} could not be fetched: {type(error).__name__}.",
