@@ -1,0 +1,228 @@
+/* <series-chart keys="overlap_ratio,overlap_mass" src="/.../series.json" label="Overlap" unit="share"
+   names="ratio,mass" fixed="0,1">: metric series of one run.
+
+   Loads src?keys=..., then follows the document's `run-events`. Charts of one page share the cursor.
+   Drag zooms, a double click shows all. A summary and a table say the same in words and numbers. */
+import { colourOf, columns, DASHES, plot, redraw } from "./chart-plot.js";
+import { element, icon } from "./dom.js";
+import { format } from "./number-format.js";
+import { SeriesStore } from "./series-store.js";
+
+const TABLE_ROWS = 200;
+const SVG = "http://www.w3.org/2000/svg";
+
+class SeriesChart extends HTMLElement {
+  connectedCallback() {
+    this.keys = this.getAttribute("keys").split(",").map((key) => key.trim());
+    this.names = this.getAttribute("names")?.split(",") ?? this.keys.map((k) => k.replaceAll("_", " "));
+    this.store = new SeriesStore(this.keys);
+    this.waiting = [];
+    this.build();
+    this.heard = (event) => this.receive(event.detail.events);
+    this.rethemed = () => this.repaint();
+    document.addEventListener("run-events", this.heard);
+    document.documentElement.addEventListener("theme-change", this.rethemed);
+    this.sizes = new ResizeObserver(() => this.resize());
+    this.sizes.observe(this.host);
+    this.load();
+  }
+
+  disconnectedCallback() {
+    document.removeEventListener("run-events", this.heard);
+    document.documentElement.removeEventListener("theme-change", this.rethemed);
+    this.sizes.disconnect();
+    cancelAnimationFrame(this.frame);
+    this.plot?.destroy();
+    this.plot = null;
+  }
+
+  build() {
+    const label = this.getAttribute("label") ?? this.names.join(", ");
+    const title = element("h3", { className: "chart-title", text: label });
+    const unit = this.getAttribute("unit");
+    if (unit) title.append(" ", element("span", { className: "unit", text: unit }));
+    this.switch = element("button", {
+      type: "button",
+      className: "btn btn-quiet btn-icon btn-sm",
+      "aria-pressed": "false",
+      "aria-label": `Show ${label} as a table`,
+      title: "Table",
+    }, [icon("table")]);
+    this.switch.addEventListener("click", () => this.toggleTable());
+    this.legend = element("div", { className: "chart-legend" });
+    this.values = this.keys.map((key, index) => this.legendKey(index));
+    this.bad = element("span", { className: "chart-nonfinite" });
+    this.at = element("span", { className: "chart-step" });
+    this.legend.append(this.bad, this.at);
+    this.host = element("div", { className: "chart-plot", role: "img", "aria-label": label });
+    this.table = element("div", { className: "chart-table", tabindex: "0", role: "region", "aria-label": label });
+    this.table.hidden = true;
+    this.summary = element("p", { className: "visually-hidden" });
+    this.replaceChildren(
+      element("div", { className: "chart-head" }, [title, this.switch]),
+      this.legend,
+      this.host,
+      this.table,
+      this.summary,
+    );
+  }
+
+  legendKey(index) {
+    const line = document.createElementNS(SVG, "svg");
+    line.setAttribute("viewBox", "0 0 22 8");
+    line.setAttribute("aria-hidden", "true");
+    const path = document.createElementNS(SVG, "path");
+    path.setAttribute("d", "M0 4h22");
+    path.setAttribute("stroke", "currentColor");
+    path.setAttribute("stroke-width", "2");
+    path.setAttribute("stroke-dasharray", DASHES[index % DASHES.length].join(" "));
+    line.append(path);
+    line.style.color = colourOf(index);
+    const value = element("span", { className: "chart-value" });
+    const key = element("button", { type: "button", className: "chart-key", "aria-pressed": "true" }, [
+      line,
+      this.names[index],
+      value,
+    ]);
+    key.addEventListener("click", () => this.toggleKey(key, index));
+    this.legend.append(key);
+    return value;
+  }
+
+  async load() {
+    const url = new URL(this.getAttribute("src"), location.href);
+    url.searchParams.set("keys", this.keys.join(","));
+    try {
+      const answer = await fetch(url, { headers: { Accept: "application/json" } });
+      if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+      this.store.load(await answer.json());
+    } catch (error) {
+      return this.failed(error);
+    }
+    this.loaded = true;
+    this.store.apply(this.waiting.splice(0));
+    this.schedule();
+  }
+
+  failed(error) {
+    const retry = element("button", { type: "button", className: "btn btn-sm", text: "Try again" });
+    retry.addEventListener("click", () => this.load());
+    this.blank(`Could not load: ${error.message}. `, [retry]);
+  }
+
+  receive(events) {
+    if (!this.loaded) this.waiting.push(...events);
+    else if (this.store.apply(events)) this.schedule();
+  }
+
+  /* However many events come, the chart is drawn at most once a frame. */
+  schedule() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = null;
+      this.draw();
+    });
+  }
+
+  draw() {
+    if (!this.store.count()) {
+      this.forget();
+      this.blank("No values yet");
+    } else if (this.plot) redraw(this.plot, this.store);
+    else this.paint();
+    this.showValues(null);
+    this.describe();
+    if (!this.table.hidden) this.fillTable();
+  }
+
+  paint() {
+    if (!this.host.clientWidth) return;
+    this.host.replaceChildren();
+    const fixed = this.getAttribute("fixed")?.split(",").map(Number);
+    this.plot = plot(this.host, this.store, { fixed, onCursor: (index) => this.showValues(index) });
+  }
+
+  forget() {
+    this.plot?.destroy();
+    this.plot = null;
+  }
+
+  repaint() {
+    if (!this.plot) return;
+    this.forget();
+    this.paint();
+  }
+
+  resize() {
+    const { clientWidth: width, clientHeight: height } = this.host;
+    if (!width || !this.loaded) return;
+    if (!this.plot) this.schedule();
+    else if (this.plot.width !== width || this.plot.height !== height) this.plot.setSize({ width, height });
+  }
+
+  blank(text, children = []) {
+    this.host.replaceChildren(element("div", { className: "chart-empty" }, [
+      element("span", { text }, children),
+    ]));
+  }
+
+  showValues(index) {
+    const [x, ...rows] = this.plot?.data ?? [[]];
+    const at = index ?? x.length - 1;
+    this.values.forEach((node, key) => {
+      const value = rows[key] && latest(rows[key], at, index === null);
+      node.textContent = rows[key] ? format(value) : "";
+    });
+    this.at.textContent = x.length ? `step ${x[at]}` : "";
+    const bad = this.store.nonfinite();
+    const here = bad.includes(x[at]);
+    this.bad.replaceChildren();
+    if (bad.length) {
+      const text = here ? "not finite here" : `not finite at ${bad.length} ${bad.length > 1 ? "points" : "point"}`;
+      this.bad.append(icon("warning"), text);
+    }
+  }
+
+  toggleKey(key, index) {
+    const show = key.getAttribute("aria-pressed") !== "true";
+    key.setAttribute("aria-pressed", String(show));
+    const first = this.keys.length + 1 + 2 * index;
+    for (const series of [index + 1, first, first + 1]) this.plot?.setSeries(series, { show });
+  }
+
+  toggleTable() {
+    this.table.hidden = !this.table.hidden;
+    this.host.hidden = !this.table.hidden;
+    this.switch.setAttribute("aria-pressed", String(!this.table.hidden));
+    if (!this.table.hidden) this.fillTable();
+  }
+
+  fillTable() {
+    const [x, ...rows] = columns(this.store);
+    const head = element("tr", {}, ["Step", ...this.names].map((name) => element("th", { className: "num", scope: "col", text: name })));
+    const body = element("tbody");
+    for (let at = x.length - 1; at >= Math.max(0, x.length - TABLE_ROWS); at -= 1) {
+      const cells = this.keys.map((_, key) => element("td", { className: "num", text: format(rows[key][at]) }));
+      body.append(element("tr", {}, [element("th", { className: "num", scope: "row", text: String(x[at]) }), ...cells]));
+    }
+    this.table.replaceChildren(element("table", { className: "table" }, [element("thead", {}, [head]), body]));
+  }
+
+  describe() {
+    const sentences = this.keys.map((key, index) => {
+      const s = this.store.summary(key);
+      if (!s) return `${this.names[index]}: no values yet.`;
+      return `${this.names[index]}: ${s.points} points, ${format(s.first.value)} at step ${s.first.x} to ${format(s.last.value)} at step ${s.last.x}, lowest ${format(s.lowest)}, highest ${format(s.highest)}.`;
+    });
+    this.summary.textContent = sentences.join(" ");
+  }
+}
+
+/* The value at an index, or the nearest before it where this key has no row there. */
+function latest(values, index, skipGaps) {
+  let at = index;
+  while (at > 0 && (values[at] === undefined || (skipGaps && values[at] === null))) at -= 1;
+  return values[at];
+}
+
+customElements.define("series-chart", SeriesChart);

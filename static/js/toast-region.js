@@ -1,0 +1,55 @@
+/* <toast-region>: shows notes on the document's `toast` events, whose detail is
+   {text, tone: "info"|"good"|"bad", undo_url}. htmx fires one for a response header HX-Trigger. */
+import { element, icon } from "./dom.js";
+
+const ICON = { good: "succeeded", bad: "warning", info: "info" };
+const SHOWN_MILLISECONDS = 8000;
+
+class ToastRegion extends HTMLElement {
+  connectedCallback() {
+    this.setAttribute("aria-live", "polite");
+    this.heard = (event) => this.add(event.detail);
+    document.addEventListener("toast", this.heard);
+  }
+
+  disconnectedCallback() {
+    document.removeEventListener("toast", this.heard);
+  }
+
+  add({ text, tone = "info", undo_url: undoUrl = null }) {
+    const note = element("div", { className: "toast-note", "data-tone": tone }, [
+      icon(ICON[tone] ?? "info"),
+      element("span", { className: "toast-text", text }),
+    ]);
+    if (undoUrl) note.append(this.button("Undo", "btn btn-sm", () => this.undo(undoUrl, note)));
+    const close = this.button("", "btn btn-quiet btn-icon btn-sm", () => note.remove());
+    close.setAttribute("aria-label", "Dismiss");
+    close.append(icon("close"));
+    note.append(close);
+    this.append(note);
+    this.expire(note);
+  }
+
+  expire(note) {
+    setTimeout(() => {
+      if (note.matches(":hover, :focus-within")) this.expire(note);
+      else note.remove();
+    }, SHOWN_MILLISECONDS);
+  }
+
+  button(text, className, act) {
+    const button = element("button", { type: "button", className, text });
+    button.addEventListener("click", act);
+    return button;
+  }
+
+  async undo(url, note) {
+    const headers = JSON.parse(document.body.getAttribute("hx-headers") ?? "{}");
+    const answer = await fetch(url, { method: "POST", headers });
+    note.remove();
+    if (answer.ok) location.reload();
+    else this.add({ text: `Could not undo: the server answered ${answer.status}.`, tone: "bad" });
+  }
+}
+
+customElements.define("toast-region", ToastRegion);
