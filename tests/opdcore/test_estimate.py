@@ -1,0 +1,173 @@
+"""Estimates are arithmetic on a shape that can be checked by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from opdcore.estimate import (
+    Plan,
+    Row,
+    Throughput,
+    assumed_throughput,
+    estimate,
+    kv_cache_bytes_per_token,
+)
+from opdcore.inspection import DeclaredIds, ModelCard
+
+NO_IDS = DeclaredIds(tokenizer=(), config=(), generation_config=())
+MEASURED = Throughput(sampled=1000, scored=4000, trained=2000, measured=True)
+
+
+def make_card(**overrides: object) -> ModelCard:
+    shape = {
+        "architecture": "Qwen2ForCausalLM",
+        "model_type": "qwen2",
+        "parameters": 1_000_000,
+        "weights_bytes": 4_000_000,
+        "dtypes": ("F32",),
+        "quantization": None,
+        "vocabulary": 600,
+        "padded_vocabulary": 640,
+        "context_length": 256,
+        "hidden_size": 64,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 128,
+        "tied_embeddings": True,
+        "chat_template_sha256": None,
+        "bos": NO_IDS,
+        "eos": NO_IDS,
+        "pad": NO_IDS,
+        "token_map_sha256": "0",
+        "weights_fingerprint": "0",
+    }
+    return ModelCard.model_validate(shape | overrides)
+
+
+def make_plan(**overrides: object) -> Plan:
+    plan = Plan(
+        prompts_per_step=8,
+        rollouts_per_prompt=4,
+        prompt_tokens=50,
+        response_tokens=100,
+        expected_response_tokens=60.0,
+        steps=10,
+        train_rollouts_at_once=2,
+        logits_rows_at_once=16,
+        shared_vocabulary=600,
+    )
+    return replace(plan, **overrides)  # type: ignore[arg-type]
+
+
+def amounts(rows: tuple[Row, ...]) -> dict[str, float]:
+    return {row.label: row.amount for row in rows}
+
+
+def test_cache_holds_keys_and_values_of_every_layer() -> None:
+    assert kv_cache_bytes_per_token(make_card(), "float32") == 2 * 2 * 2 * 16 * 4
+    assert kv_cache_bytes_per_token(make_card(), "bfloat16") == 2 * 2 * 2 * 16 * 2
+
+
+def test_memory_of_training_by_hand() -> None:
+    result = estimate(
+        make_card(), [make_card(parameters=3_000_000)], plan=make_plan(), throughput=MEASURED
+    )
+    rows = amounts(result.memory)
+    assert rows["student weights"] == 4e6
+    assert rows["optimizer"] == 8e6
+    assert rows["teacher weights"] == 12e6
+    assert rows["gradients"] == 4e6
+    saved = 4 * 64 + 2 * 64 + 2 * 32 + 3 * 128
+    assert rows["activations"] == 2 * 150 * (2 * saved + 128) * 4
+    assert rows["logits chunk"] == 16 * (640 + 640 + 3 * 600) * 4
+    assert "KV cache" not in rows
+    assert result.peak_memory_bytes == round(sum(rows.values()))
+
+
+def test_memory_peaks_in_sampling_where_the_cache_is_larger() -> None:
+    plan = make_plan(prompts_per_step=800)
+    rows = amounts(estimate(make_card(), [], plan=plan, throughput=MEASURED).memory)
+    assert rows["KV cache"] == 3200 * 150 * 512
+    assert "gradients" not in rows
+
+
+def test_sampling_in_parts_shrinks_the_cache() -> None:
+    plan = make_plan(prompts_per_step=800, sample_rollouts_at_once=1600)
+    rows = amounts(estimate(make_card(), [], plan=plan, throughput=MEASURED).memory)
+    assert rows["KV cache"] == 1600 * 150 * 512
+
+
+def test_half_precision_with_master_weights_by_hand() -> None:
+    plan = make_plan(weights_dtype="bfloat16", teacher_dtype="bfloat16", fp32_master=True)
+    rows = amounts(estimate(make_card(), [make_card()], plan=plan, throughput=MEASURED).memory)
+    assert rows["student weights"] == 2e6
+    assert rows["float32 master weights"] == 4e6
+    assert rows["gradients"] == 4e6
+    assert rows["teacher weights"] == 2e6
+
+
+def test_lora_trains_and_stores_only_its_own_parameters() -> None:
+    plan = make_plan(trained_parameters=1000, sample_rollouts_at_once=1)
+    result = estimate(make_card(), [], plan=plan, throughput=MEASURED)
+    assert amounts(result.memory)["optimizer"] == 8000
+    assert amounts(result.memory)["gradients"] == 4000
+    assert amounts(result.disk) == {
+        "resume states": 2 * 12_000,
+        "kept weights": 8000,
+        "output": 4e6,
+    }
+
+
+def test_checkpointing_keeps_one_layer_and_every_input() -> None:
+    card = make_card(layers=20)
+    plan = make_plan(sample_rollouts_at_once=1)
+    plain = amounts(estimate(card, [], plan=plan, throughput=MEASURED).memory)
+    plan = replace(plan, gradient_checkpointing=True)
+    spared = amounts(estimate(card, [], plan=plan, throughput=MEASURED).memory)
+    assert spared["activations"] == 2 * 150 * (832 + 20 * 64 + 128) * 4
+    assert spared["activations"] < plain["activations"] / 5
+
+
+def test_disk_counts_the_state_that_is_written_aside() -> None:
+    plan = make_plan(resume_states_kept=1, weights_kept=2, trace_bytes=123)
+    result = estimate(make_card(), [], plan=plan, throughput=MEASURED)
+    assert amounts(result.disk) == {
+        "resume states": 2 * 12e6,
+        "kept weights": 8e6,
+        "output": 4e6,
+        "traces": 123,
+    }
+    assert result.disk_bytes == 36_000_123
+
+
+def test_time_by_hand() -> None:
+    result = estimate(
+        make_card(), [make_card(), make_card()], plan=make_plan(), throughput=MEASURED
+    )
+    rows = amounts(result.time)
+    assert rows["sampling"] == pytest.approx(32 * 60 / 1000)
+    assert rows["teacher scoring"] == pytest.approx(2 * 32 * 110 / 4000)
+    assert rows["training"] == pytest.approx(32 * 110 / 2000)
+    assert result.seconds == pytest.approx(10 * sum(rows.values()))
+    assert result.measured
+
+
+def test_assumed_throughput_follows_arithmetic_or_memory_whichever_binds() -> None:
+    card, plan = make_card(), make_plan()
+    fast_memory = assumed_throughput(
+        card, [make_card(parameters=2_000_000)], plan=plan, flops_per_second=1e9,
+        memory_bytes_per_second=1e15,
+    )  # fmt: skip
+    assert fast_memory.sampled == pytest.approx(500)
+    assert fast_memory.scored == pytest.approx(250)
+    assert fast_memory.trained == pytest.approx(1000 / 6)
+    assert not fast_memory.measured
+    slow_memory = assumed_throughput(
+        card, [], plan=plan, flops_per_second=1e15, memory_bytes_per_second=1e9
+    )
+    read = 4e6 + 32 * 150 * 512 / 2
+    assert slow_memory.sampled == pytest.approx(32 * 1e9 / read)
