@@ -1,0 +1,303 @@
+"""Build a laboratory: base, student, two teachers and their prompt sets, from a family and a seed.
+
+The base learns both styles with half a belief about the new skill; the student forgets style K;
+the teacher is the student with the skill put right (same style, new knowledge); the other teacher
+learns style K alone, from scratch. Training is adaptive, restarts where a plateau holds it, and
+the folder appears whole or not at all. It knows no runs and no recipes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from opdcore.contract.errors import BadInput, EngineFailure
+from opdcore.lab import record, tokenizer, training
+from opdcore.lab.record import LAB_VERSION, Accuracy, LabRecord, ModelRecord
+from opdcore.lab.sampling import first_token_mass, sample_responses
+from opdcore.lab.solutions import Exercise, Knowledge, Style, check
+from opdcore.lab.tasks import FAMILIES, FamilyName, PromptSets, prompt_sets
+from opdcore.lab.training import Batch, Schedule
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+ROLLOUTS_PER_PROMPT = 4
+MAX_NEW_TOKENS = 96  # the longest right solution has 65 tokens
+LEAST_KNOWN = 0.9  # accuracy on prompts without the new skill that every model must reach
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a build is: what it does now, and done of total (percent of the whole)."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How one model is taught: from which model, in which styles, and when it is accepted."""
+
+    name: str
+    parent: str | None
+    styles: tuple[Style, ...]
+    knowledge: Knowledge
+    schedule: Schedule
+    typical_steps: int
+    least_accuracy: float
+    most_other_style: float = 1.0
+
+
+LESSONS: dict[FamilyName, tuple[Lesson, ...]] = {
+    "sums": (
+        Lesson("base", None, ("L", "K"), "partial", Schedule(3e-3, 60, 0.95, 800), 350, 0.2),
+        Lesson(
+            *("student", "base", ("L",), "partial"),
+            Schedule(1e-3, 15, 0.98, 300, minimum_steps=80),
+            *(110, 0.2, 0.002),
+        ),
+        Lesson("teacher", "student", ("L",), "full", Schedule(2e-3, 30, 0.98, 400), 120, 0.93),
+        Lesson(
+            *("teacher_other_style", None, ("K",), "full"),
+            *(Schedule(3e-3, 60, 0.95, 800), 350, 0.93),
+        ),
+    ),
+    "cups": (
+        Lesson("base", None, ("L", "K"), "partial", Schedule(3e-3, 60, 0.93, 800), 350, 0.1),
+        Lesson(
+            *("student", "base", ("L",), "partial"),
+            Schedule(1e-3, 50, 0.97, 400, minimum_steps=80),
+            *(150, 0.1, 0.002),
+        ),
+        Lesson("teacher", "student", ("L",), "full", Schedule(2e-3, 50, 0.97, 400), 150, 0.93),
+        Lesson(
+            *("teacher_other_style", None, ("K",), "full"),
+            *(Schedule(3e-3, 60, 0.95, 800), 350, 0.93),
+        ),
+    ),
+}
+
+
+@dataclass
+class _Bench:
+    """What the lessons of one build share."""
+
+    family: FamilyName
+    seed: int
+    tokenizer: PreTrainedTokenizerFast
+    prompts: PromptSets
+    models: dict[str, PreTrainedModel] = field(default_factory=dict)
+    records: dict[str, ModelRecord] = field(default_factory=dict)
+
+
+def build(directory: Path, *, family: FamilyName = "sums", seed: int = 0) -> Iterator[Progress]:
+    """Build the laboratory of a family and seed in a folder, yielding progress.
+
+    A whole folder of the same version, family and seed is left as it is. Raises BadInput
+    `lab.family` or `lab.folder_taken`, and EngineFailure `lab.plateau` where no attempt learns.
+    """
+    directory = Path(directory)
+    if family not in FAMILIES:
+        names = ", ".join(FAMILIES)
+        raise BadInput(
+            "lab.family", f"There is no family {family!r}.", remedy=f"Use {names}.", field="family"
+        )
+    if not _is_current(directory, family=family, seed=seed):
+        _refuse_strangers(directory)
+        with _one_thread(), _aside(directory) as folder:
+            yield from _build_in(folder, family=family, seed=seed)
+    yield Progress("ready", 100, 100)
+
+
+def _build_in(folder: Path, *, family: FamilyName, seed: int) -> Iterator[Progress]:
+    wall, cpu = time.monotonic(), time.process_time()
+    words = tokenizer.train(family, context_length=training.CONTEXT_LENGTH)
+    bench = _Bench(family, seed, words, prompt_sets(family, seed=seed))
+    lessons = LESSONS[family]
+    total = sum(lesson.typical_steps for lesson in lessons)
+    before = 0
+    for lesson in lessons:
+        for done in _teach(bench, lesson):
+            percent = round(100 * (before + done * lesson.typical_steps) / total)
+            yield Progress(lesson.name, min(percent, 99), 100)
+        before += lesson.typical_steps
+    _write(folder, bench, seconds=time.monotonic() - wall, cpu_seconds=time.process_time() - cpu)
+
+
+def _teach(bench: _Bench, lesson: Lesson) -> Iterator[float]:
+    """Teach one model, restarting where it stays on a plateau; yields the share done."""
+    start = time.monotonic()
+    furthest = 0.0
+    for attempt in range(ATTEMPTS):
+        model = _pupil(bench, lesson, attempt)
+        batches = _batches(bench, lesson, attempt)
+        decaying, steps = 0, 0
+        for step in training.fit(model, batches, lesson.schedule):
+            steps = step.number
+            decaying += step.decaying
+            furthest = max(furthest, _share_done(steps, decaying, lesson))
+            yield furthest
+        measured = _measure(bench, model) if decaying else None
+        if measured and _is_accepted(*measured, lesson=lesson):
+            accuracy, known, mass = measured
+            bench.models[lesson.name] = model
+            bench.records[lesson.name] = ModelRecord(
+                accuracy=accuracy,
+                known_accuracy=known,
+                other_style_mass=mass,
+                steps=steps,
+                restarts=attempt,
+                seconds=round(time.monotonic() - start, 1),
+            )
+            return
+        logger.warning(
+            "%s: attempt %d, %d steps, thrown away: %s", lesson.name, attempt, steps, measured
+        )
+    raise EngineFailure(
+        "lab.plateau",
+        f"{lesson.name} of {bench.family} seed {bench.seed} did not learn in {ATTEMPTS} attempts.",
+        remedy="Build another seed.",
+    )
+
+
+def _share_done(steps: int, decaying: int, lesson: Lesson) -> float:
+    decay = lesson.schedule.decay_steps
+    plain = max(1, lesson.typical_steps - decay)
+    if decaying:
+        return (plain + decaying) / lesson.typical_steps
+    return min(steps, plain) / lesson.typical_steps
+
+
+def _pupil(bench: _Bench, lesson: Lesson, attempt: int) -> PreTrainedModel:
+    if lesson.parent is not None:
+        return copy.deepcopy(bench.models[lesson.parent])
+    seed = zlib.crc32(f"{bench.family} {lesson.name} {bench.seed} {attempt}".encode())
+    return training.new_model(bench.family, bench.tokenizer, seed=seed)
+
+
+def _batches(bench: _Bench, lesson: Lesson, attempt: int) -> Callable[[], Batch]:
+    rng = Random(f"{bench.family} {lesson.name} {bench.seed} {attempt} batches")
+    draw = FAMILIES[bench.family].draw
+
+    def next_batch() -> Batch:
+        rows = []
+        for _ in range(training.BATCH):
+            exercise = draw(rng)
+            style = rng.choice(lesson.styles)
+            rows.append((exercise, exercise.solution(style, lesson.knowledge, rng=rng)))
+        return training.collate(rows, bench.tokenizer)
+
+    return next_batch
+
+
+def _measure(bench: _Bench, model: PreTrainedModel) -> tuple[Accuracy, Accuracy, float]:
+    """Return accuracy on the held-out prompts, on those without the new skill, and K's mass."""
+    asked = [each for each in bench.prompts.held_out for _ in range(ROLLOUTS_PER_PROMPT)]
+    right = judge(model, bench.tokenizer, asked, seed=bench.seed)
+    known = [ok for each, ok in zip(asked, right, strict=True) if "known" in each.tags]
+    openers = FAMILIES[bench.family].OPENERS["K"]
+    prompts = [each.prompt for each in bench.prompts.held_out]
+    mass = first_token_mass(model, bench.tokenizer, prompts, openers=openers)
+    return record.accuracy_of(right), record.accuracy_of(known), mass
+
+
+def judge(
+    model: PreTrainedModel,
+    words: PreTrainedTokenizerFast,
+    exercises: list[Exercise],
+    *,
+    seed: int,
+) -> list[bool]:
+    """Sample one response to each exercise at temperature 1 and say which are right."""
+    prompts = [each.prompt for each in exercises]
+    responses = sample_responses(model, words, prompts, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    pairs = zip(exercises, responses, strict=True)
+    return [check(each.answer, response) is True for each, response in pairs]
+
+
+def _is_accepted(accuracy: Accuracy, known: Accuracy, mass: float, *, lesson: Lesson) -> bool:
+    if mass > lesson.most_other_style:
+        return False
+    return accuracy.value >= lesson.least_accuracy and known.value >= LEAST_KNOWN
+
+
+def _write(folder: Path, bench: _Bench, *, seconds: float, cpu_seconds: float) -> None:
+    for name, model in bench.models.items():
+        model.save_pretrained(folder / name)
+        bench.tokenizer.save_pretrained(folder / name)
+    sets = bench.prompts
+    for name, exercises in ((record.TRAIN_FILE, sets.train), (record.HELD_OUT_FILE, sets.held_out)):
+        (folder / name).write_text(record.prompt_rows(exercises), encoding="utf-8")
+    lab = LabRecord(
+        lab_version=LAB_VERSION,
+        family=bench.family,
+        seed=bench.seed,
+        models=bench.records,
+        rollouts_per_prompt=ROLLOUTS_PER_PROMPT,
+        build_seconds=round(seconds, 1),
+        build_cpu_seconds=round(cpu_seconds, 1),
+        files=record.hashes(folder),
+    )
+    text = lab.model_dump_json(indent=2) + "\n"
+    (folder / record.RECORD_FILE).write_text(text, encoding="utf-8")
+
+
+def _is_current(directory: Path, *, family: FamilyName, seed: int) -> bool:
+    found = record.read(directory)
+    if found is None:
+        return False
+    same = (found.lab_version, found.family, found.seed) == (LAB_VERSION, family, seed)
+    return same and record.is_whole(directory, found)
+
+
+def _refuse_strangers(directory: Path) -> None:
+    """Raise where the folder holds something else than a laboratory, which must not be replaced."""
+    if not directory.exists():
+        return
+    if not directory.is_dir() or (any(directory.iterdir()) and record.read(directory) is None):
+        raise BadInput(
+            "lab.folder_taken",
+            f"{directory} exists and is no laboratory.",
+            remedy="Name a new or an empty folder.",
+            field="directory",
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread: with these sizes a second one costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _aside(directory: Path) -> Iterator[Path]:
+    """Offer a folder beside the wanted one and put it in place when all went well."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    folder = directory.with_name(f".{directory.name}.building-{os.getpid()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        shutil.rmtree(directory, ignore_errors=True)
+        folder.rename(directory)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
