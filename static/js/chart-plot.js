@@ -12,6 +12,7 @@ export const colourOf = (index) => `var(--sr-series-${(index % DASHES.length) + 
 
 function palette(host) {
   const probe = document.createElement("span");
+  probe.style.transition = "none";
   host.append(probe);
   const read = (value) => {
     probe.style.color = value;
@@ -86,7 +87,9 @@ function drawStages(u, store, colours) {
   ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
   ctx.fillStyle = colours.axis;
   ctx.strokeStyle = colours.rule;
+  ctx.lineWidth = devicePixelRatio;
   ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+  ctx.textAlign = "left";
   ctx.textBaseline = "top";
   const started = store.stages.filter((stage) => stage && stage.steps > 0);
   if (started.length < 2) return;
@@ -118,14 +121,15 @@ function drawReferences(u, store, colours) {
   ctx.setLineDash([2 * devicePixelRatio, 4 * devicePixelRatio]);
   ctx.strokeStyle = colours.axis;
   ctx.fillStyle = colours.axis;
+  ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
+  ctx.textAlign = "right";
   ctx.textBaseline = "bottom";
   for (const value of store.references.values()) {
     if (value === null) continue;
     const top = u.valToPos(value, "y", true);
     const right = u.bbox.left + u.bbox.width;
     stroke(ctx, [u.bbox.left, top], [right, top]);
-    const label = `teacher ${format(value)}`;
-    ctx.fillText(label, right - ctx.measureText(label).width, top - devicePixelRatio);
+    ctx.fillText(`teacher ${format(value)}`, right, top - devicePixelRatio);
   }
 }
 

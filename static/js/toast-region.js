@@ -1,5 +1,6 @@
 /* <toast-region>: shows notes on the document's `toast` events, whose detail is
-   {text, tone: "info"|"good"|"bad", undo_url}. htmx fires one for a response header HX-Trigger. */
+   {text, tone: "info"|"good"|"bad", undo_url}; htmx fires one for a response header HX-Trigger. A click
+   on an element with data-toast shows that text. */
 import { element, icon } from "./dom.js";
 
 const ICON = { good: "succeeded", bad: "warning", info: "info" };
@@ -9,11 +10,18 @@ class ToastRegion extends HTMLElement {
   connectedCallback() {
     this.setAttribute("aria-live", "polite");
     this.heard = (event) => this.add(event.detail);
+    this.clicked = (event) => this.asked(event.target.closest("[data-toast]"));
     document.addEventListener("toast", this.heard);
+    document.addEventListener("click", this.clicked);
   }
 
   disconnectedCallback() {
     document.removeEventListener("toast", this.heard);
+    document.removeEventListener("click", this.clicked);
+  }
+
+  asked(opener) {
+    if (opener) this.add({ text: opener.dataset.toast, undo_url: opener.dataset.undoUrl });
   }
 
   add({ text, tone = "info", undo_url: undoUrl = null }) {
