@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 
 from opdcore.contract.recipe import Divergence, Form, Normalisation
 from opdcore.contract.recipe import Support as SupportName
@@ -68,7 +69,8 @@ def position_losses(
 
 def reverse_kl(student_logprobs: Logprobs, teacher_logprobs: Logprobs) -> Losses:
     """Return KL(p||q) over the full vocabulary (2604.13016 Eq. 4); dL/dz_j = p_j (a_j - KL)."""
-    return _kl(student_logprobs, teacher_logprobs)
+    losses: Losses = _ReverseKL.apply(student_logprobs, teacher_logprobs)
+    return losses
 
 
 def forward_kl(student_logprobs: Logprobs, teacher_logprobs: Logprobs) -> Losses:
@@ -162,6 +164,26 @@ def _top_k_losses(
         case "tail_bucket", "forward":
             return tail_bucket(q, p, support)
     raise ValueError(f"Unknown normalisation {objective.normalisation!r}.")
+
+
+class _ReverseKL(torch.autograd.Function):
+    """sum p (log p - log q) with one saved (N, V) table and one product on the way back.
+
+    d(p log p)/d(log p) = p (log p + 1), but sum_v p_v d(log p_v) = 0 for normalised rows, so the
+    table p a is both the summand and the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, student_logprobs: Logprobs, teacher_logprobs: Logprobs) -> Losses:
+        terms = (student_logprobs - teacher_logprobs).mul_(student_logprobs.exp())
+        ctx.save_for_backward(terms)
+        return terms.sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: BackwardCFunction, gradient: Losses) -> tuple[Logprobs, None]:
+        (terms,) = ctx.saved_tensors
+        return gradient[:, None] * terms, None
 
 
 def _kl(from_logprobs: Gathered, to_logprobs: Gathered) -> Losses:
