@@ -25,9 +25,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from opdcore.contract.errors import BadInput, EngineFailure
 from opdcore.lab import record, tokenizer, training
+from opdcore.lab.measuring import judge, open_model, opening_mass
 from opdcore.lab.record import LAB_VERSION, Accuracy, LabRecord, ModelRecord
-from opdcore.lab.sampling import first_token_mass, sample_responses
-from opdcore.lab.solutions import Exercise, Knowledge, Style, check
+from opdcore.lab.solutions import Knowledge, Style
 from opdcore.lab.tasks import FAMILIES, FamilyName, PromptSets, prompt_sets
 from opdcore.lab.training import Batch, Schedule
 
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 ROLLOUTS_PER_PROMPT = 4
-MAX_NEW_TOKENS = 96  # the longest right solution has 65 tokens
 LEAST_KNOWN = 0.9  # accuracy on prompts without the new skill that every model must reach
 
 
@@ -46,6 +45,9 @@ class Progress:
     what: str
     done: int
     total: int
+
+    def __str__(self) -> str:
+        return f"{self.done:3d} % {self.what}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ LESSONS: dict[FamilyName, tuple[Lesson, ...]] = {
 class _Bench:
     """What the lessons of one build share."""
 
+    folder: Path
     family: FamilyName
     seed: int
     tokenizer: PreTrainedTokenizerFast
@@ -126,16 +129,17 @@ def build(directory: Path, *, family: FamilyName = "sums", seed: int = 0) -> Ite
 def _build_in(folder: Path, *, family: FamilyName, seed: int) -> Iterator[Progress]:
     wall, cpu = time.monotonic(), time.process_time()
     words = tokenizer.train(family, context_length=training.CONTEXT_LENGTH)
-    bench = _Bench(family, seed, words, prompt_sets(family, seed=seed))
-    lessons = LESSONS[family]
-    total = sum(lesson.typical_steps for lesson in lessons)
-    before = 0
-    for lesson in lessons:
+    bench = _Bench(folder, family, seed, words, prompt_sets(family, seed=seed))
+    total = sum(lesson.typical_steps for lesson in LESSONS[family])
+    before, told = 0, -1
+    for lesson in LESSONS[family]:
         for done in _teach(bench, lesson):
-            percent = round(100 * (before + done * lesson.typical_steps) / total)
-            yield Progress(lesson.name, min(percent, 99), 100)
+            percent = min(99, round(100 * (before + done * lesson.typical_steps) / total))
+            if percent > told:
+                yield Progress(f"training {lesson.name}", percent, 100)
+                told = percent
         before += lesson.typical_steps
-    _write(folder, bench, seconds=time.monotonic() - wall, cpu_seconds=time.process_time() - cpu)
+    _write(bench, seconds=time.monotonic() - wall, cpu_seconds=time.process_time() - cpu)
 
 
 def _teach(bench: _Bench, lesson: Lesson) -> Iterator[float]:
@@ -151,7 +155,7 @@ def _teach(bench: _Bench, lesson: Lesson) -> Iterator[float]:
             decaying += step.decaying
             furthest = max(furthest, _share_done(steps, decaying, lesson))
             yield furthest
-        measured = _measure(bench, model) if decaying else None
+        measured = _measure(bench, _save(bench, lesson.name, model)) if decaying else None
         if measured and _is_accepted(*measured, lesson=lesson):
             accuracy, known, mass = measured
             bench.models[lesson.name] = model
@@ -204,29 +208,15 @@ def _batches(bench: _Bench, lesson: Lesson, attempt: int) -> Callable[[], Batch]
     return next_batch
 
 
-def _measure(bench: _Bench, model: PreTrainedModel) -> tuple[Accuracy, Accuracy, float]:
+def _measure(bench: _Bench, folder: Path) -> tuple[Accuracy, Accuracy, float]:
     """Return accuracy on the held-out prompts, on those without the new skill, and K's mass."""
-    asked = [each for each in bench.prompts.held_out for _ in range(ROLLOUTS_PER_PROMPT)]
-    right = judge(model, bench.tokenizer, asked, seed=bench.seed)
-    known = [ok for each, ok in zip(asked, right, strict=True) if "known" in each.tags]
-    openers = FAMILIES[bench.family].OPENERS["K"]
-    prompts = [each.prompt for each in bench.prompts.held_out]
-    mass = first_token_mass(model, bench.tokenizer, prompts, openers=openers)
+    model = open_model(folder)
+    held_out = bench.prompts.held_out
+    asked = [prompt for prompt in held_out for _ in range(ROLLOUTS_PER_PROMPT)]
+    right = judge(model, asked, seed=bench.seed)
+    known = [ok for prompt, ok in zip(asked, right, strict=True) if "known" in prompt.tags]
+    mass = opening_mass(model, held_out, openers=FAMILIES[bench.family].OPENERS["K"])
     return record.accuracy_of(right), record.accuracy_of(known), mass
-
-
-def judge(
-    model: PreTrainedModel,
-    words: PreTrainedTokenizerFast,
-    exercises: list[Exercise],
-    *,
-    seed: int,
-) -> list[bool]:
-    """Sample one response to each exercise at temperature 1 and say which are right."""
-    prompts = [each.prompt for each in exercises]
-    responses = sample_responses(model, words, prompts, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
-    pairs = zip(exercises, responses, strict=True)
-    return [check(each.answer, response) is True for each, response in pairs]
 
 
 def _is_accepted(accuracy: Accuracy, known: Accuracy, mass: float, *, lesson: Lesson) -> bool:
@@ -235,13 +225,17 @@ def _is_accepted(accuracy: Accuracy, known: Accuracy, mass: float, *, lesson: Le
     return accuracy.value >= lesson.least_accuracy and known.value >= LEAST_KNOWN
 
 
-def _write(folder: Path, bench: _Bench, *, seconds: float, cpu_seconds: float) -> None:
-    for name, model in bench.models.items():
-        model.save_pretrained(folder / name)
-        bench.tokenizer.save_pretrained(folder / name)
-    sets = bench.prompts
-    for name, exercises in ((record.TRAIN_FILE, sets.train), (record.HELD_OUT_FILE, sets.held_out)):
-        (folder / name).write_text(record.prompt_rows(exercises), encoding="utf-8")
+def _save(bench: _Bench, name: str, model: PreTrainedModel) -> Path:
+    folder = bench.folder / name
+    model.save_pretrained(folder)
+    bench.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _write(bench: _Bench, *, seconds: float, cpu_seconds: float) -> None:
+    folder, sets = bench.folder, bench.prompts
+    for name, prompts in ((record.TRAIN_FILE, sets.train), (record.HELD_OUT_FILE, sets.held_out)):
+        (folder / name).write_text(record.prompt_rows(prompts), encoding="utf-8")
     lab = LabRecord(
         lab_version=LAB_VERSION,
         family=bench.family,

@@ -6,14 +6,13 @@ It reads and hashes files; it knows no torch, so web pages and workers may impor
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from opdcore.lab.solutions import Exercise
+from opdcore.contract.prompt import Prompt
 from opdcore.lab.tasks import FamilyName
 
 # Stamped into every result; raise it when tasks, tokenizer or training change.
@@ -23,6 +22,7 @@ MODEL_NAMES = ("base", "student", "teacher", "teacher_other_style")
 RECORD_FILE = "lab.json"
 TRAIN_FILE = "train.jsonl"
 HELD_OUT_FILE = "held_out.jsonl"
+PROMPT_FIELDS = {"prompt", "answer", "tags"}
 
 _SHIPPED = Path(__file__).parent / "data"
 
@@ -111,9 +111,12 @@ def accuracy_of(judged: Sequence[bool]) -> Accuracy:
     return Accuracy(value=share, n=n, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
-def prompt_rows(exercises: Iterable[Exercise]) -> str:
-    """Return exercises as JSON lines of prompt, answer and tags."""
-    rows: list[Mapping[str, object]] = [
-        {"prompt": each.prompt, "answer": each.answer, "tags": each.tags} for each in exercises
-    ]
-    return "".join(json.dumps(row) + "\n" for row in rows)
+def prompt_rows(prompts: Iterable[Prompt]) -> str:
+    """Return prompts as JSON lines of prompt, answer and tags."""
+    return "".join(each.model_dump_json(include=PROMPT_FIELDS) + "\n" for each in prompts)
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Return the prompts of one of the laboratory's own files."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [Prompt.model_validate_json(line) for line in lines]

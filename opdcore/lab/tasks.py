@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from opdcore.contract.prompt import Prompt
 from opdcore.lab import cups, sums
 from opdcore.lab.solutions import Exercise, Family
 
@@ -22,19 +23,22 @@ HELD_OUT_PROMPTS = 288
 
 @dataclass(frozen=True)
 class PromptSets:
-    """Disjoint exercises by role."""
+    """Disjoint prompts by role."""
 
-    train: list[Exercise]
-    held_out: list[Exercise]
+    train: list[Prompt]
+    held_out: list[Prompt]
 
 
 def prompt_sets(family: FamilyName, *, seed: int) -> PromptSets:
-    """Draw distinct exercises and split them, so that both roles follow one distribution."""
+    """Draw distinct prompts and split them, so that both roles follow one distribution."""
     rng = Random(f"{family} prompts {seed}")
     distinct: dict[str, Exercise] = {}
     while len(distinct) < TRAIN_PROMPTS + HELD_OUT_PROMPTS:
         exercise = FAMILIES[family].draw(rng)
         distinct.setdefault(exercise.prompt, exercise)
-    exercises = list(distinct.values())
-    rng.shuffle(exercises)
-    return PromptSets(train=exercises[:TRAIN_PROMPTS], held_out=exercises[TRAIN_PROMPTS:])
+    prompts = [
+        Prompt(prompt=each.prompt, answer=each.answer, tags=tuple(each.tags))
+        for each in distinct.values()
+    ]
+    rng.shuffle(prompts)
+    return PromptSets(train=prompts[:TRAIN_PROMPTS], held_out=prompts[TRAIN_PROMPTS:])
