@@ -155,7 +155,7 @@ def _open_events(target: str) -> BinaryIO:
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     if target.isdigit():
         return os.fdopen(int(target), "wb")
-    return open(target, "ab")  # noqa: SIM115 - the caller closes it
+    return Path(target).open("ab")
 
 
 class _StopOnSignal:
@@ -169,7 +169,7 @@ class _StopOnSignal:
     def __call__(self) -> bool:
         return self.asked
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
         if self.asked:
             os._exit(128 + number)
         self.asked = True

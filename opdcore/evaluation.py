@@ -219,7 +219,9 @@ def check_context(
 
 
 def _scored(rollouts: list[Rollout], grades: list[Grade], n: int) -> Scored:
-    accuracy, solved, tokens = [], [], []
+    accuracy: list[float | None] = []
+    solved: list[float | None] = []
+    tokens: list[float | None] = []
     for start in range(0, len(rollouts), n):
         verdicts = [g.correct for g in grades[start : start + n] if g.correct is not None]
         accuracy.append(fmean(verdicts) if verdicts else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -81,7 +81,7 @@ class _Numbering:
 
 def _execute(
     job: Job, run_dir: Path, stop: Stop, stack: ExitStack, numbering: _Numbering
-) -> Iterator[AnyEvent]:
+) -> Generator[AnyEvent, None, Outcome]:
     run_dir.mkdir(parents=True, exist_ok=True)
     yield numbering.event(Line(_started(job)))
     recipe_sha256 = checkpoints.recipe_sha256(job.recipe)

@@ -76,7 +76,8 @@ def load(participant: Participant, *, device: torch.device, field: str) -> Loade
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
-    loaded = LoadedModel(model.to(device).eval(), renderer, card, folder)
+    model.to(device)
+    loaded = LoadedModel(model.eval(), renderer, card, folder)
     _check_projection(loaded, field)
     return loaded
 

@@ -168,7 +168,7 @@ def _summary(found: _Differences, warnings: tuple[PairWarning, ...]) -> str:
         first = found.differing[0]
         return (
             f"The token maps differ: {len(found.differing)} ids mean different tokens, the first "
-            f"is id {first.id} ({first.student!r} for the student, {first.teacher!r} for the "
+            f"is id {first.id} ({_shown(first.student)} for the student, {_shown(first.teacher)} for the "
             "teacher), so the teacher would score other text than the student wrote."
         )
     if warnings:
@@ -176,6 +176,11 @@ def _summary(found: _Differences, warnings: tuple[PairWarning, ...]) -> str:
             warning.message for warning in warnings
         )
     return f"Student and teacher share all {found.shared} tokens and their special ids."
+
+
+def _shown(token: str | None) -> str:
+    """A token as a message quotes it; some vocabularies have tokens of hundreds of characters."""
+    return "none" if token is None else repr(token if len(token) <= 40 else token[:40] + "…")
 
 
 def _warnings(student: _Side, teacher: _Side, found: _Differences) -> Iterator[PairWarning]:
@@ -192,7 +197,7 @@ def _one_sided_warning(found: _Differences) -> Iterator[PairWarning]:
         yield PairWarning(
             code="pair.one_sided_tokens",
             message=f"{len(found.one_sided)} ids are tokens of one side only, the first is "
-            f"{first.id} ({first.student or first.teacher!r}).",
+            f"{first.id} ({_shown(first.student or first.teacher)}).",
             consequence=f"Logits are compared over the first {found.shared} ids; a token beyond "
             "them that the student samples is left out of the loss.",
         )
@@ -243,7 +248,7 @@ def _declared(side: _Side, name: str) -> DeclaredIds:
 
 def _named(side: _Side, name: str) -> str:
     ids = _declared(side, name).all()
-    return " and ".join(f"{one} ({side.token_map.get(one)!r})" for one in ids) or "none"
+    return " and ".join(f"{one} ({_shown(side.token_map.get(one))})" for one in ids) or "none"
 
 
 def _undecided_eos_warning(side: _Side, who: str) -> Iterator[PairWarning]:

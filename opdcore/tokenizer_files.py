@@ -38,9 +38,11 @@ class TokenizerFiles:
     chat_template: str | None
 
     def token_map(self) -> dict[int, str]:
-        """Every real token by id, added tokens included."""
-        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        return {token_id: token for token, token_id in vocabulary.items()}
+        """Every real token by id, added tokens included; of two tokens of one id the added one."""
+        vocabulary = self.tokenizer.get_vocab(with_added_tokens=False)
+        tokens = {token_id: token for token, token_id in sorted(vocabulary.items())}
+        added = self.tokenizer.get_added_tokens_decoder()
+        return tokens | {token_id: token.content for token_id, token in added.items()}
 
     def special_id(self, name: str) -> int | None:
         """The id of a special token such as `eos_token`; None where the tokenizer has none."""

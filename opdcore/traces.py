@@ -5,6 +5,7 @@ It knows tokens and columns, not how they were computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,6 @@ SCHEMA = pa.schema(
 
 
 def _rounded(value: float | None) -> float | None:
-    if value is None or value != value or value in (float("inf"), float("-inf")):
+    if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{_DIGITS}g}")

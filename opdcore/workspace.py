@@ -49,12 +49,11 @@ class Workspace:
     evaluator: Evaluator | None
     stop: Stop
 
-    def check_stop(self) -> None:
-        """Raises Cancelled where somebody asked the job to stop."""
-        if self.stop():
-            raise Cancelled(
-                "run.cancelled", "The run was asked to stop.", remedy="Resume it to go on."
-            )
+    def cancelled(self) -> Cancelled:
+        """The error with which a stopped run ends."""
+        return Cancelled(
+            "run.cancelled", "The run was asked to stop.", remedy="Resume it to go on."
+        )
 
 
 def prepare(
@@ -81,7 +80,7 @@ def prepare(
     teacher.model.requires_grad_(requires_grad=False)
     yield Progress(what="loading models", done=2, total=2, unit="models")
     vocabulary = _shared_vocabulary(student, teacher)
-    _check_recipe(job, student, vocabulary)
+    _check_recipe(job, vocabulary)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation.verifier))
     evaluator = None
     if held_out and (verifier is not None or job.recipe.goal.target_metric != "accuracy"):
@@ -115,7 +114,7 @@ def _shared_vocabulary(student: LoadedModel, teacher: LoadedModel) -> int:
     return report.shared_vocabulary
 
 
-def _check_recipe(job: Job, student: LoadedModel, vocabulary: int) -> None:
+def _check_recipe(job: Job, vocabulary: int) -> None:
     for index, stage in enumerate(job.recipe.stages):
         if isinstance(stage, DistillStage) and stage.k > vocabulary:
             raise BadInput(

@@ -15,8 +15,8 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def knob(
-    default: Any = ...,
+def knob(  # noqa: PLR0913 - one keyword for each thing that a knob declares
+    default: Any = ...,  # noqa: ANN401 - whatever pydantic takes as a default
     *,
     help: str,
     group: str,
@@ -26,7 +26,7 @@ def knob(
     ge: float | None = None,
     lt: float | None = None,
     le: float | None = None,
-) -> Any:
+) -> Any:  # noqa: ANN401 - as pydantic's Field
     """Declares a knob once: default, bounds, unit, help, and where a form shows it."""
     return Field(
         default,

@@ -29,7 +29,14 @@ def _alignment(label: str, better: Better, help: str, unit: str | None = None) -
 
 
 METRICS: dict[str, Metric] = {
-    "loss": Metric("Loss", "loss", "down", "nat", "Mean of the objective over generated tokens."),
+    "loss": Metric(
+        "Loss",
+        "loss",
+        "down",
+        "nat",
+        "Mean of the objective over generated tokens. With form sampled it is the surrogate whose "
+        "gradient is followed, and its value says little: look at the token reward.",
+    ),
     "overlap_ratio": _alignment(
         "Overlap ratio",
         "up",

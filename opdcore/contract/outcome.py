@@ -163,11 +163,11 @@ def _without_gain(gap: Interval | None, detectable: float | None) -> tuple[Outco
         return "inconclusive", "One held-out prompt cannot show a gain; use more."
     if needed is None or detectable > needed:
         wanted = "unknown" if needed is None else f"{needed:.3f}"
-        return (
-            "inconclusive",
+        why = (
             f"No gain was seen, but this held-out set shows only gains above {detectable:.3f}, and "
-            f"half of the gap to the teacher is {wanted}; use more held-out prompts.",
+            f"half of the gap to the teacher is {wanted}; use more held-out prompts."
         )
+        return "inconclusive", why
     return "no_gain", "No gain beyond chance, on a held-out set large enough to show one."
 
 

@@ -6,7 +6,7 @@ memory and time. It knows no recipe and no prompt set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -53,19 +53,17 @@ def sample(
     *,
     sampling: Sampling,
     generator: torch.Generator,
-    on_done: Callable[[int], None] = lambda rows: None,
 ) -> list[Rollout]:
     """One rollout of each prompt's ids, in the prompts' order; `prompt_index` is the row.
 
     `logprobs` are exact under the tempered distribution over the vocabulary, before the nucleus is
-    cut. `on_done` is told how many rows each finished batch had.
+    cut.
     """
     rollouts: list[Rollout | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for rows in _batches(model, order, prompts, sampling):
         for rollout in _sample_batch(model, rows, prompts, sampling, generator):
             rollouts[rollout.prompt_index] = rollout
-        on_done(len(rows))
     return [rollout for rollout in rollouts if rollout is not None]
 
 

@@ -11,7 +11,8 @@ def evaluate(work: Workspace, *, stage_index: int) -> Iterator[Line]:
     """Grades both sides on the held-out prompts; without a verifier there is nothing to do."""
     if work.evaluator is None:
         return
-    work.check_stop()
+    if work.stop():
+        raise work.cancelled()
     for payload in work.evaluator.teacher(work.teacher):
         yield Line(payload, 0)
     for payload in work.evaluator.student(work.student, stage_index=stage_index, step=0):
