@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from environs import Env
 
-from webapp import redis_urls, secret_key
+from webapp import secret_key
 
 env = Env()
 
@@ -32,7 +32,7 @@ HTTPS = env.bool("STILLROOM_HTTPS", not DEBUG)
 SECRET_KEY = env.str("STILLROOM_SECRET_KEY", "") or secret_key.load(STATE_DIR / "secret_key")
 ALLOWED_HOSTS = env.list("STILLROOM_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("STILLROOM_ORIGINS", [])
-REDIS_URL = redis_urls.redis_url(env.str("REDIS_URL", ""), state_dir=STATE_DIR)
+REDIS_URL = env.str("REDIS_URL", "") or f"unix://{STATE_DIR}/broker.sock"
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -42,8 +42,6 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "django.forms",
-    "allauth",
-    "allauth.account",
     "channels",
     "csp",
     "django_htmx",
@@ -59,7 +57,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
-    "allauth.account.middleware.AccountMiddleware",
+    "webapp.middleware.ChooseProject",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -131,17 +129,10 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
         "CONFIG": {"hosts": [REDIS_URL], "prefix": "stillroom"},
     }
 }
-CACHES: dict[str, dict[str, Any]] = {
-    "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": REDIS_URL,
-        "KEY_PREFIX": "stillroom",
-    }
-}
 
 # The message is a wake-up and the run row is the truth, so it is acknowledged before the work: a
 # late acknowledgement would start a long run a second time after the visibility time-out.
-CELERY_BROKER_URL = redis_urls.celery_url(REDIS_URL)
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_IMPORTS = ("workers.tasks",)
 CELERY_TASK_IGNORE_RESULT = True
@@ -154,8 +145,13 @@ CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 
+WORKER_NAME = env.str("STILLROOM_WORKER", "")
+WORKER_DEVICES: list[str] = env.list("STILLROOM_DEVICES", [])
+WORKER_SHARED_STATE = env.bool("STILLROOM_SHARED", False)
+WORKER_WARM = env.bool("STILLROOM_WARM", True)
+WORKER_GRACE_SECONDS = env.float("STILLROOM_GRACE", 20.0)
+
 AUTH_USER_MODEL = "webapp.User"
-AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -165,15 +161,10 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-ACCOUNT_ADAPTER = "webapp.accounts.ClosedAccountAdapter"
-ACCOUNT_LOGIN_METHODS = {"username"}
-ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
-ACCOUNT_EMAIL_VERIFICATION = "none"
-ACCOUNT_LOGOUT_ON_GET = False
-ACCOUNT_RATE_LIMITS = {"login": "30/m/ip", "login_failed": "10/m/ip,5/5m/key"}
-ACCOUNT_SESSION_REMEMBER = True
-LOGIN_URL = "account_login"
-LOGIN_REDIRECT_URL = "/"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
 
 CONTENT_SECURITY_POLICY: dict[str, Any] = {
     "DIRECTIVES": {

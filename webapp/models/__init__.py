@@ -1,6 +1,6 @@
 """Rows: fields, constraints and properties; reads are methods of the query sets."""
 
-from webapp.models.accounts import ApiToken, User
+from webapp.models.accounts import ApiToken, LoginFailure, User
 from webapp.models.checkpoints import ModelRoot, RegisteredModel
 from webapp.models.events import Event, MetricChunk, MetricRollup
 from webapp.models.machines import Device, Lease, Worker
@@ -18,6 +18,7 @@ __all__ = [
     "Device",
     "Event",
     "Lease",
+    "LoginFailure",
     "Membership",
     "MetricChunk",
     "MetricRollup",

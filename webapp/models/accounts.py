@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Self
 
 from django.conf import settings
@@ -38,3 +39,28 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}...)"
+
+
+class LoginFailureQuerySet(models.QuerySet["LoginFailure"]):
+    def since(self, seconds: int) -> Self:
+        """Failures of the last so many seconds."""
+        return self.filter(at__gte=timezone.now() - timedelta(seconds=seconds))
+
+
+class LoginFailure(models.Model):
+    """A log-in that failed; what rate limits count, so that they hold without any broker."""
+
+    username = models.CharField(max_length=150)
+    address = models.GenericIPAddressField(null=True)
+    at = models.DateTimeField(auto_now_add=True)
+
+    objects = LoginFailureQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["username", "at"], name="login_failure_by_name"),
+            models.Index(fields=["address", "at"], name="login_failure_by_address"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.username} from {self.address}"

@@ -56,6 +56,8 @@ class Run(Owned):
     name = models.CharField(max_length=120)
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
     attempt = models.PositiveIntegerField(default=0)
+    host = models.CharField(max_length=200, blank=True)
+    losses = models.PositiveSmallIntegerField(default=0)
     pair = models.ForeignKey(Pair, models.PROTECT, related_name="runs")
     recipe = models.ForeignKey(Recipe, models.PROTECT, related_name="runs")
     train_set = models.ForeignKey(PromptSet, models.PROTECT, related_name="runs_as_train")

@@ -1,0 +1,194 @@
+"""Launch, cancel, resume, clone, and what people write on a run."""
+
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import PermissionDenied
+from kombu.exceptions import OperationalError
+from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set, make_recipe, make_run
+
+from opdcore.contract.errors import BadInput
+from webapp.models import AuditEntry, Project, Run
+from webapp.services import runs
+
+
+def parts(project):
+    return {
+        "project": project,
+        "pair": make_pair(project),
+        "recipe": make_recipe(project),
+        "train": make_prompt_set(project),
+        "held_out": make_prompt_set(project, "held out"),
+    }
+
+
+def test_a_launch_queues_a_run_with_a_snapshot_and_wakes_a_worker(
+    project, member, wake_ups, django_capture_on_commit_callbacks
+):
+    with django_capture_on_commit_callbacks(execute=True):
+        run = runs.launch(actor=member, **parts(project))
+    assert run.status == "queued"
+    assert run.steps_total == 3
+    assert run.snapshot["recipe"]["document"] == RECIPE
+    assert run.snapshot["student"]["participant"]["model"]["path"] == "/models/pair student"
+    assert run.snapshot["prompt_sets"]["held_out"]["name"] == "held out"
+    assert wake_ups == ["workers.wake"]
+    entry = AuditEntry.objects.get(verb="launch")
+    assert (entry.actor, entry.object_id) == (member, run.public_id)
+
+
+def test_a_viewer_may_not_launch(project, viewer):
+    with pytest.raises(PermissionDenied, match="role Member"):
+        runs.launch(actor=viewer, **parts(project))
+    assert not Run.objects.exists()
+
+
+def test_parts_of_another_project_are_refused(project, member):
+    other = Project.objects.create(name="Other", slug="other")
+    with pytest.raises(BadInput) as caught:
+        runs.launch(actor=member, **{**parts(project), "recipe": make_recipe(other)})
+    assert caught.value.info.field == "recipe"
+
+
+def test_a_launch_survives_an_absent_broker(project, member, monkeypatch):
+    def refuse(*args, **options):
+        raise OperationalError("no broker")
+
+    monkeypatch.setattr("webapp.celery.app.send_task", refuse)
+    runs.wake()
+    assert runs.launch(actor=member, **parts(project)).status == "queued"
+
+
+def test_k_above_the_vocabulary_is_refused_with_its_field(project, member):
+    document = {**RECIPE, "stages": [{**RECIPE["stages"][0], "k": 4000}]}
+    chosen = parts(project)
+    chosen["recipe"] = make_recipe(project, "wide", document=document)
+    chosen["pair"] = make_pair(
+        project,
+        "small",
+        student=make_model(project, "small", card=card(vocabulary=400)),
+        token_map_report={"verdict": "same", "shared_vocabulary": 390, "summary": ""},
+    )
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, **chosen)
+    assert [problem.field for problem in caught.value.problems] == ["recipe.stages.0.k"]
+    assert "shares 390 tokens" in caught.value.info.message
+
+
+def test_different_token_maps_refuse_a_launch(project, member):
+    chosen = parts(project)
+    report = {"verdict": "different", "shared_vocabulary": 3, "summary": "The token maps differ."}
+    chosen["pair"] = make_pair(project, "odd", token_map_report=report)
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, **chosen)
+    assert caught.value.info.code == "pair.token_maps_differ"
+
+
+def test_a_verifier_without_a_held_out_set_is_refused(project, member):
+    document = {**RECIPE, "evaluation": {**RECIPE["evaluation"], "verifier": "math"}}
+    chosen = {**parts(project), "held_out": None}
+    chosen["recipe"] = make_recipe(project, "graded", document=document)
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, **chosen)
+    assert caught.value.info.field == "held_out"
+
+
+def test_a_queued_run_is_cancelled_at_once(project, member):
+    run = runs.cancel(make_run(project), actor=member)
+    assert run.status == "cancelled"
+    assert run.finished_at is not None
+
+
+def test_a_running_run_is_asked_to_stop(project, member):
+    run = runs.cancel(make_run(project, status="running"), actor=member)
+    assert run.status == "running"
+    assert run.is_stopping
+
+
+def test_an_ended_run_is_not_cancelled(project, member):
+    with pytest.raises(BadInput, match="already succeeded"):
+        runs.cancel(make_run(project, status="succeeded"), actor=member)
+
+
+def test_a_failed_run_is_queued_again(project, member):
+    run = make_run(project, status="failed", attempt=2, error={"code": "x"})
+    run = runs.resume(run, actor=member)
+    assert (run.status, run.attempt, run.error) == ("queued", 2, None)
+
+
+def test_a_succeeded_run_is_not_resumed(project, member):
+    with pytest.raises(BadInput, match="is succeeded"):
+        runs.resume(make_run(project, status="succeeded"), actor=member)
+
+
+def test_a_clone_is_a_child_with_the_same_parts(project, member):
+    parent = make_run(project)
+    child = runs.clone(parent, actor=member)
+    assert (child.parent, child.relation) == (parent, "clone")
+    assert (child.pair, child.recipe, child.train_set) == (
+        parent.pair,
+        parent.recipe,
+        parent.train_set,
+    )
+
+
+def test_the_job_document_names_the_workers_files(project, member):
+    run = runs.launch(actor=member, **parts(project))
+    run.attempt = 2
+    job = runs.job_document(run, runs.LocalFiles(train=Path("/w/t"), held_out=Path("/w/h")))
+    assert (job.run_id, job.attempt) == (run.public_id, 2)
+    assert (job.prompt_sets.train.path, job.prompt_sets.train.sha256) == ("/w/t", "0" * 64)
+    assert job.teachers[0].model.path == "/models/pair teacher"
+    assert job.recipe.stages[0].steps == 3
+
+
+def test_tags_are_trimmed_and_kept_once(project, member):
+    assert runs.set_tags(make_run(project), [" a", "b", "a", " "], actor=member).tags == ["a", "b"]
+
+
+def test_a_long_tag_is_refused(project, member):
+    with pytest.raises(BadInput, match="too long"):
+        runs.set_tags(make_run(project), ["x" * 41], actor=member)
+
+
+def test_a_comment_is_edited_by_its_author_only(project, member, maintainer):
+    said = runs.comment(make_run(project), "why?", actor=member)
+    with pytest.raises(BadInput, match="is member's"):
+        runs.edit_comment(said, "no", actor=maintainer)
+    assert runs.edit_comment(said, "because", actor=member).edited_at is not None
+
+
+def test_a_review_says_who_and_when(project, member):
+    run = runs.review(make_run(project), "approved", actor=member)
+    assert (run.review, run.reviewed_by) == ("approved", member)
+    with pytest.raises(BadInput, match="no review state"):
+        runs.review(run, "fine", actor=member)
+
+
+def card(**overrides):
+    ids = {"tokenizer": [0], "config": [0], "generation_config": []}
+    return {
+        "architecture": "Qwen3ForCausalLM",
+        "model_type": "qwen3",
+        "parameters": 131_000,
+        "weights_bytes": 524_000,
+        "dtypes": ["F32"],
+        "quantization": None,
+        "vocabulary": 400,
+        "padded_vocabulary": 400,
+        "context_length": 8192,
+        "hidden_size": 64,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 4,
+        "head_dim": 16,
+        "intermediate_size": 192,
+        "tied_embeddings": True,
+        "chat_template_sha256": None,
+        "bos": ids,
+        "eos": ids,
+        "pad": ids,
+        "token_map_sha256": "a" * 64,
+        "weights_fingerprint": "b" * 64,
+        **overrides,
+    }

@@ -1,0 +1,104 @@
+"""What speaks against a launch, told before anything starts: each with the field at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from opdcore.contract.errors import ErrorInfo
+from opdcore.contract.recipe import Recipe as RecipeDocument
+from opdcore.inspection import ModelCard
+from webapp.models import Pair, PromptSet, RegisteredModel
+
+
+def problems(
+    pair: Pair, recipe: RecipeDocument, *, train: PromptSet, held_out: PromptSet | None
+) -> list[ErrorInfo]:
+    """Everything that would make the run fail, or say nothing, after it started."""
+    return [
+        *_of_models(pair),
+        *_of_token_maps(pair),
+        *_of_prompt_set(train, "train"),
+        *_of_held_out(recipe, held_out),
+        *_of_stages(pair, recipe),
+    ]
+
+
+def _of_models(pair: Pair) -> Iterator[ErrorInfo]:
+    for model in (pair.student, *(teacher.model for teacher in pair.teachers.all())):
+        if model.state == RegisteredModel.State.ERROR:
+            yield ErrorInfo(
+                code="launch.model_unusable",
+                message=f"The model {model.name} cannot be used.",
+                remedy="Open it under Models and mend what its page says.",
+                field="pair",
+            )
+
+
+def _of_token_maps(pair: Pair) -> Iterator[ErrorInfo]:
+    report = pair.token_map_report
+    if report is not None and report["verdict"] == "different":
+        yield ErrorInfo(
+            code="pair.token_maps_differ",
+            message=report["summary"],
+            remedy="Choose a teacher with the student's tokenizer.",
+            field="pair",
+        )
+
+
+def _of_prompt_set(prompt_set: PromptSet, field: str) -> Iterator[ErrorInfo]:
+    if prompt_set.state != PromptSet.State.READY or prompt_set.deleted_at is not None:
+        yield ErrorInfo(
+            code="launch.prompt_set_not_ready",
+            message=f"The prompt set {prompt_set} is not ready to be used.",
+            remedy="Wait for its import to end, or choose another one.",
+            field=field,
+        )
+
+
+def _of_held_out(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator[ErrorInfo]:
+    if held_out is not None:
+        yield from _of_prompt_set(held_out, "held_out")
+    graded = recipe.evaluation.verifier != "none"
+    if graded and held_out is not None and held_out.stats.get("answers") == 0:
+        yield ErrorInfo(
+            code="launch.no_answers",
+            message=f"No prompt of {held_out} has an answer, and the verifier "
+            f"{recipe.evaluation.verifier} grades against it.",
+            remedy="Choose a held-out set with answers, or the verifier none.",
+            field="held_out",
+        )
+    if graded and held_out is None:
+        yield ErrorInfo(
+            code="launch.no_held_out",
+            message=f"The recipe grades held-out prompts with the verifier "
+            f"{recipe.evaluation.verifier}, and no held-out set is chosen.",
+            remedy="Choose a held-out set, or a recipe whose verifier is none.",
+            field="held_out",
+        )
+
+
+def _of_stages(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+    card = pair.student.card
+    if card is None:
+        return
+    student = ModelCard.model_validate(card)
+    report = pair.token_map_report
+    vocabulary = report["shared_vocabulary"] if report else student.vocabulary
+    for index, stage in enumerate(recipe.stages):
+        if stage.kind != "distill":
+            continue
+        if stage.form == "top_k" and stage.k > vocabulary:
+            yield ErrorInfo(
+                code="recipe.k_above_vocabulary",
+                message=f"k is {stage.k} and the pair shares {vocabulary} tokens.",
+                remedy=f"Choose a k of at most {vocabulary}; 16 is usual.",
+                field=f"recipe.stages.{index}.k",
+            )
+        if student.context_length and stage.max_response_tokens >= student.context_length:
+            yield ErrorInfo(
+                code="recipe.response_above_context",
+                message=f"Responses of {stage.max_response_tokens} tokens do not fit the "
+                f"student's context of {student.context_length} together with a prompt.",
+                remedy="Lower max_response_tokens.",
+                field=f"recipe.stages.{index}.max_response_tokens",
+            )

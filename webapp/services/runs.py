@@ -1,0 +1,361 @@
+"""Runs: launched, cancelled, cloned, resumed; their notes, tags, comments and review.
+
+It writes rows and wakes a worker. What executes a run, and where, it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.db import transaction
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from opdcore.contract.errors import BadInput, ErrorInfo
+from opdcore.contract.job import Job, PromptFile, PromptSets, Resource, StartCheckpoint
+from webapp.celery import app
+from webapp.models import Comment, Pair, Project, PromptSet, Recipe, RegisteredModel, Run, User
+from webapp.models.ownership import Owned
+from webapp.permissions import Action, require
+from webapp.services import audit, launch_checks
+from webapp.version import code_version
+
+log = structlog.get_logger(__name__)
+
+WAKE_TASK = "workers.wake"
+MOST_TAGS = 20
+LONGEST_TAG = 40
+
+
+class LaunchRefused(BadInput):
+    """A launch that would fail; `problems` holds every reason, the first one is this error."""
+
+    def __init__(self, problems: Sequence[ErrorInfo]) -> None:
+        first = problems[0]
+        super().__init__(first.code, first.message, remedy=first.remedy, field=first.field)
+        self.problems = tuple(problems)
+
+
+@transaction.atomic
+def launch(  # noqa: PLR0913 (what a run is made of)
+    *,
+    actor: User,
+    project: Project,
+    pair: Pair,
+    recipe: Recipe,
+    train: PromptSet,
+    held_out: PromptSet | None = None,
+    name: str = "",
+    resources: dict[str, Any] | None = None,
+    parent: Run | None = None,
+    relation: str | None = None,
+) -> Run:
+    """Queues a run with a snapshot of all it is made of; raises LaunchRefused, or PermissionDenied."""
+    require(actor, "launch", project)
+    _same_project(project, pair=pair, recipe=recipe, train=train, held_out=held_out, parent=parent)
+    document = recipe.contract
+    found = launch_checks.problems(pair, document, train=train, held_out=held_out)
+    if found:
+        raise LaunchRefused(found)
+    run = Run.objects.create(
+        project=project,
+        created_by=actor,
+        name=name.strip()[:120] or _name(pair, recipe),
+        pair=pair,
+        recipe=recipe,
+        train_set=train,
+        held_out_set=held_out,
+        parent=parent,
+        relation=relation,
+        resources=_resources(resources or {}),
+        steps_total=sum(document.steps_by_stage),
+        snapshot=snapshot(pair, recipe, train=train, held_out=held_out),
+    )
+    detail = {"name": run.name, "parent": parent.public_id if parent else None}
+    audit.record(actor, "launch", project=project, about=run, detail=detail)
+    transaction.on_commit(wake)
+    return run
+
+
+def wake() -> None:
+    """Tells a worker that something is queued; a worker's sweep finds it too, so it may fail."""
+    try:
+        app.send_task(WAKE_TASK, ignore_result=True, retry=False)
+    except OperationalError as error:
+        log.warning("broker away: the next sweep finds the run", error=str(error))
+
+
+@transaction.atomic
+def cancel(run: Run, *, actor: User) -> Run:
+    """Ends a queued run at once; asks a running one to stop after its step."""
+    run = _locked(run, actor, "launch")
+    if run.has_ended:
+        raise BadInput(
+            "run.ended",
+            f"{run.name} has already {run.get_status_display().lower()}.",
+            remedy="There is nothing to cancel.",
+            field="status",
+        )
+    if run.status == Run.Status.QUEUED:
+        run.status = Run.Status.CANCELLED
+        run.finished_at = timezone.now()
+    run.cancel_requested_at = run.cancel_requested_at or timezone.now()
+    run.save(update_fields=["status", "finished_at", "cancel_requested_at"])
+    audit.record(actor, "cancel", project=run.project, about=run)
+    return run
+
+
+@transaction.atomic
+def resume(run: Run, *, actor: User) -> Run:
+    """Queues a failed or cancelled run again; its next attempt goes on from the last checkpoint."""
+    run = _locked(run, actor, "launch")
+    if run.status not in (Run.Status.FAILED, Run.Status.CANCELLED):
+        raise BadInput(
+            "run.not_resumable",
+            f"{run.name} is {run.get_status_display().lower()}.",
+            remedy="Only a failed or cancelled run can be resumed; clone it to run it anew.",
+            field="status",
+        )
+    run.status = Run.Status.QUEUED
+    run.queued_at = timezone.now()
+    run.losses = 0
+    run.cancel_requested_at = run.finished_at = run.error = run.progress = None
+    run.save(
+        update_fields=[
+            "status", "queued_at", "losses", "cancel_requested_at", "finished_at", "error",
+            "progress",
+        ]
+    )  # fmt: skip
+    audit.record(actor, "resume", project=run.project, about=run, detail={"attempt": run.attempt})
+    transaction.on_commit(wake)
+    return run
+
+
+def clone(run: Run, *, actor: User, name: str = "") -> Run:
+    """Launches the same pair, recipe and prompt sets again as a child of the run."""
+    return launch(
+        actor=actor,
+        project=run.project,
+        pair=run.pair,
+        recipe=run.recipe,
+        train=run.train_set,
+        held_out=run.held_out_set,
+        name=name or f"{run.name[:112]} again",
+        resources=run.resources,
+        parent=run,
+        relation=Run.Relation.CLONE,
+    )
+
+
+@transaction.atomic
+def rename(run: Run, name: str, *, actor: User) -> Run:
+    """Gives the run another name."""
+    run = _locked(run, actor, "edit")
+    if not name.strip():
+        raise BadInput("run.no_name", "The name is empty.", remedy="Give a name.", field="name")
+    run.name = name.strip()[:120]
+    run.save(update_fields=["name"])
+    audit.record(actor, "rename", project=run.project, about=run, detail={"name": run.name})
+    return run
+
+
+@transaction.atomic
+def set_notes(run: Run, notes: str, *, actor: User) -> Run:
+    """Replaces the run's notes."""
+    run = _locked(run, actor, "edit")
+    run.notes = notes
+    run.save(update_fields=["notes"])
+    audit.record(actor, "set_notes", project=run.project, about=run)
+    return run
+
+
+@transaction.atomic
+def set_tags(run: Run, tags: Sequence[str], *, actor: User) -> Run:
+    """Replaces the run's tags, each once, in the order given."""
+    run = _locked(run, actor, "edit")
+    run.tags = _tags(tags)
+    run.save(update_fields=["tags"])
+    audit.record(actor, "set_tags", project=run.project, about=run, detail={"tags": run.tags})
+    return run
+
+
+@transaction.atomic
+def comment(run: Run, text: str, *, actor: User) -> Comment:
+    """Adds a comment."""
+    run = _locked(run, actor, "comment")
+    if not text.strip():
+        raise BadInput(
+            "comment.empty", "The comment is empty.", remedy="Write something.", field="text"
+        )
+    said = Comment.objects.create(run=run, author=actor, text=text.strip())
+    audit.record(actor, "comment", project=run.project, about=run, detail={"comment": said.pk})
+    return said
+
+
+@transaction.atomic
+def edit_comment(said: Comment, text: str, *, actor: User) -> Comment:
+    """Changes one's own comment; nobody edits another's words."""
+    run = _locked(said.run, actor, "comment")
+    if said.author_id != actor.pk:
+        raise BadInput(
+            "comment.not_yours",
+            f"This comment is {said.author}'s.",
+            remedy="Answer it with one of your own.",
+            field="text",
+        )
+    said.text, said.edited_at = text.strip(), timezone.now()
+    said.save(update_fields=["text", "edited_at"])
+    audit.record(actor, "edit_comment", project=run.project, about=run, detail={"comment": said.pk})
+    return said
+
+
+@transaction.atomic
+def review(run: Run, state: str, *, actor: User) -> Run:
+    """Sets the review state and who set it."""
+    run = _locked(run, actor, "review")
+    if state not in Run.Review.values:
+        raise BadInput(
+            "run.review",
+            f"{state!r} is no review state.",
+            remedy=f"Choose one of {', '.join(Run.Review.values)}.",
+            field="review",
+        )
+    run.review, run.reviewed_by, run.reviewed_at = state, actor, timezone.now()
+    run.save(update_fields=["review", "reviewed_by", "reviewed_at"])
+    audit.record(actor, "review", project=run.project, about=run, detail={"review": state})
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """Where the worker has put what a job reads."""
+
+    train: Path
+    held_out: Path | None = None
+    start: Path | None = None
+
+
+def job_document(
+    run: Run, files: LocalFiles, *, resources: dict[str, Resource] | None = None
+) -> Job:
+    """The job of the run's present attempt, from its snapshot and the worker's local paths."""
+    frozen = run.snapshot
+    return Job.model_validate(
+        {
+            "run_id": run.public_id,
+            "attempt": run.attempt,
+            "student": frozen["student"]["participant"],
+            "teachers": [teacher["participant"] for teacher in frozen["teachers"]],
+            "prompt_sets": PromptSets(
+                train=_prompt_file(files.train, frozen["prompt_sets"]["train"]),
+                held_out=_prompt_file(files.held_out, frozen["prompt_sets"]["held_out"])
+                if files.held_out
+                else None,
+            ),
+            "recipe": frozen["recipe"]["document"],
+            "resources": run.resources if resources is None else resources,
+            "start": StartCheckpoint(path=str(files.start)) if files.start else None,
+            "lab_version": frozen["lab_version"],
+        }
+    )
+
+
+def snapshot(
+    pair: Pair, recipe: Recipe, *, train: PromptSet, held_out: PromptSet | None
+) -> dict[str, Any]:
+    """All that decides the run's numbers, as it is now."""
+    return {
+        "pair": {"public_id": pair.public_id, "name": pair.name},
+        "student": _side(pair.student, pair.student_rendering),
+        "teachers": [
+            _side(one.model, one.rendering, weight=one.weight, tags=one.tags)
+            for one in pair.teachers.all()
+        ],
+        "prompt_sets": {
+            "train": _frozen_set(train),
+            "held_out": _frozen_set(held_out) if held_out else None,
+        },
+        "recipe": {
+            "public_id": recipe.public_id,
+            "version": recipe.version,
+            "document": recipe.document,
+        },
+        "code_version": code_version(),
+        "lab_version": pair.lab_version or None,
+    }
+
+
+def _side(
+    model: RegisteredModel, rendering: dict[str, Any], **knobs: float | list[str]
+) -> dict[str, Any]:
+    source = (
+        {"kind": "hub", "repo": model.repo, "revision": model.revision}
+        if model.source_kind == RegisteredModel.Source.HUB
+        else {"kind": "local", "path": model.path}
+    )
+    return {
+        "public_id": model.public_id,
+        "name": model.name,
+        "card": model.card,
+        "participant": {"model": source, "rendering": rendering, **knobs},
+    }
+
+
+def _frozen_set(prompt_set: PromptSet) -> dict[str, Any]:
+    return {
+        "public_id": prompt_set.public_id,
+        "name": prompt_set.name,
+        "version": prompt_set.version,
+        "sha256": prompt_set.sha256,
+        "rows": prompt_set.rows,
+        "storage_key": prompt_set.storage_key,
+    }
+
+
+def _prompt_file(path: Path, frozen: dict[str, Any]) -> PromptFile:
+    return PromptFile(path=str(path), sha256=frozen["sha256"])
+
+
+def _resources(asked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        role: Resource.model_validate(resource).model_dump(mode="json")
+        for role, resource in asked.items()
+    }
+
+
+def _name(pair: Pair, recipe: Recipe) -> str:
+    return f"{pair.name} - {recipe.name}"[:120]
+
+
+def _same_project(project: Project, **parts: Owned | None) -> None:
+    for field, part in parts.items():
+        if part is not None and part.project_id != project.pk:
+            raise BadInput(
+                "launch.other_project",
+                f"{part} belongs to another project.",
+                remedy=f"Choose one of {project.name}.",
+                field=field,
+            )
+
+
+def _locked(run: Run, actor: User, action: Action) -> Run:
+    row = Run.objects.select_for_update().select_related("project").get(pk=run.pk)
+    require(actor, action, row.project)
+    return row
+
+
+def _tags(tags: Sequence[str]) -> list[str]:
+    cleaned = list(dict.fromkeys(tag.strip() for tag in tags if tag.strip()))
+    long = [tag for tag in cleaned if len(tag) > LONGEST_TAG]
+    if long or len(cleaned) > MOST_TAGS:
+        raise BadInput(
+            "run.tags",
+            f"{long[0][:60]!r} is too long." if long else f"{len(cleaned)} tags are too many.",
+            remedy=f"Give at most {MOST_TAGS} tags of at most {LONGEST_TAG} characters.",
+            field="tags",
+        )
+    return cleaned
