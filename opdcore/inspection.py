@@ -1,7 +1,8 @@
 """What a model folder holds, read without torch: shape, weights, vocabulary, template, special ids.
 
-It answers in well under a second for any size, says what is wrong with a folder in words that name
-the remedy, and is what the web and the job both trust. It knows no pair and no recipe.
+It takes milliseconds for the weights and a second or two for a large vocabulary. It says what is
+wrong with a folder in words that name the remedy, and is what the web and the job both trust. It
+knows no pair and no recipe.
 """
 
 from __future__ import annotations
@@ -293,14 +294,13 @@ def _dtypes(weights: Weights) -> tuple[str, ...]:
 
 
 def _tokens(folder: Path, files: TokenizerFiles) -> dict[str, Any]:
-    token_map = files.token_map()
     template = files.chat_template
     return {
-        "vocabulary": len(token_map),
+        "vocabulary": len(files.token_map),
         "chat_template_sha256": None
         if template is None
         else hashlib.sha256(template.encode()).hexdigest(),
-        "token_map_sha256": token_map_sha256(token_map),
+        "token_map_sha256": token_map_sha256(files.token_map),
         **{name: declared_ids(folder, files, name) for name in ("bos", "eos", "pad")},
     }
 

@@ -48,7 +48,7 @@ class Renderer:
         self.rendering = rendering
         self.special_tokens = files.special_tokens
         self._tokenizer = files.tokenizer
-        self._token_map = files.token_map()
+        self._token_map = files.token_map
         self._added = {
             token_id: token.content
             for token_id, token in files.tokenizer.get_added_tokens_decoder().items()

@@ -88,7 +88,10 @@ class _Side:
 
     card: ModelCard
     files: TokenizerFiles
-    token_map: Mapping[int, str]
+
+    @property
+    def token_map(self) -> Mapping[int, str]:
+        return self.files.token_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def compare(student_folder: Path | str, teacher_folder: Path | str) -> TokenMapR
 
 def _side(folder: Path) -> _Side:
     card, files = inspect_with_tokenizer(folder)
-    return _Side(card, files, files.token_map())
+    return _Side(card, files)
 
 
 def _differences(student: _Side, teacher: _Side) -> _Differences:
@@ -138,10 +141,8 @@ def _differences(student: _Side, teacher: _Side) -> _Differences:
     differing: list[TokenPair] = []
     one_sided: list[TokenPair] = []
     ends = [student.card.padded_vocabulary, teacher.card.padded_vocabulary]
-    for token_id in sorted(student.token_map.keys() | teacher.token_map.keys()):
+    for token_id in _ids_that_differ(student.token_map, teacher.token_map):
         ours, theirs = student.token_map.get(token_id), teacher.token_map.get(token_id)
-        if ours == theirs:
-            continue
         pair = TokenPair(id=token_id, student=ours, teacher=theirs)
         if ours is not None and theirs is not None and _is_placeholder(ours, theirs):
             one_sided.append(pair)
@@ -150,6 +151,10 @@ def _differences(student: _Side, teacher: _Side) -> _Differences:
         ends.append(token_id)
     shared = _real_end(student.token_map, min(ends))
     return _Differences(tuple(differing), tuple(one_sided), shared)
+
+
+def _ids_that_differ(ours: Mapping[int, str], theirs: Mapping[int, str]) -> list[int]:
+    return sorted({token_id for token_id, _ in ours.items() ^ theirs.items()})
 
 
 def _is_placeholder(*tokens: str) -> bool:

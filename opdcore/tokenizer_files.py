@@ -8,7 +8,6 @@ weights and no prompt.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +33,9 @@ class TokenizerFiles:
     """A loaded tokenizer with the special tokens and the chat template that come with it."""
 
     tokenizer: Tokenizer
+    token_map: Mapping[int, str]  # every real token by id, added tokens included
     special_tokens: Mapping[str, str]
     chat_template: str | None
-
-    def token_map(self) -> dict[int, str]:
-        """Every real token by id, added tokens included; of two tokens of one id the added one."""
-        vocabulary = self.tokenizer.get_vocab(with_added_tokens=False)
-        tokens = {token_id: token for token, token_id in sorted(vocabulary.items())}
-        added = self.tokenizer.get_added_tokens_decoder()
-        return tokens | {token_id: token.content for token_id, token in added.items()}
 
     def special_id(self, name: str) -> int | None:
         """The id of a special token such as `eos_token`; None where the tokenizer has none."""
@@ -58,13 +51,25 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     _add_declared_tokens(tokenizer, config, special_tokens)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return TokenizerFiles(tokenizer, special_tokens, _chat_template(folder, config))
+    return TokenizerFiles(
+        tokenizer, _token_map(tokenizer), special_tokens, _chat_template(folder, config)
+    )
 
 
 def token_map_sha256(token_map: Mapping[int, str]) -> str:
     """Fingerprint of a token map: equal exactly when every id means the same token."""
-    pairs = json.dumps(sorted(token_map.items()), ensure_ascii=False, separators=(",", ":"))
+    pairs = "".join(f"{token_id}\0{token}\0" for token_id, token in sorted(token_map.items()))
     return hashlib.sha256(pairs.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _token_map(tokenizer: Tokenizer) -> dict[int, str]:
+    """Tokens by id; of two tokens that a broken file gives one id, the added or the later one."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    tokens = {token_id: token for token, token_id in vocabulary.items()}
+    if len(tokens) < len(vocabulary):
+        tokens = {token_id: token for token, token_id in sorted(vocabulary.items())}
+    added = tokenizer.get_added_tokens_decoder()
+    return tokens | {token_id: token.content for token_id, token in added.items()}
 
 
 def _load(folder: Path) -> Tokenizer:

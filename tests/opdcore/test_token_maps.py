@@ -146,6 +146,16 @@ def test_a_reserved_name_put_to_use_does_not_cut_what_follows(tmp_path: Path) ->
     assert report.shared_vocabulary == 602
 
 
+def test_two_tokens_on_one_id_in_a_file_compare_equal_to_themselves(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copy(folders["qwen3"], tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["vocab"] |= {"zza": 300, "zzb": 300, "zzc": 300}
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert compare(folder, folder).differing_count == 0
+
+
 def test_two_named_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
     student = make_folder(tmp_path / "student", "qwen3", extra_tokens=("<|box|>",))
     teacher = make_folder(tmp_path / "teacher", "qwen3", extra_tokens=("<|tool|>",))
