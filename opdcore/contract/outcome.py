@@ -128,6 +128,7 @@ def _off_zero(interval: Interval) -> bool:
 
 def _recovery(gain: NDArray[np.float64], gap: NDArray[np.float64]) -> Interval:
     means = _resampled_means(np.stack([gain, gap], axis=1))
+    means = means[means[:, 1] != 0]
     low, high = np.quantile(means[:, 0] / means[:, 1], [0.025, 0.975])
     return Interval(float(gain.mean() / gap.mean()), float(low), float(high))
 
