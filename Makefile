@@ -43,7 +43,7 @@ schema:  ## write the snapshots of the formats anew; their difference is the rev
 	@$(PYTHON_ENVIRONMENT)/python scripts/schema
 
 bench:  ## measure, and write JSON with commit, machine, load and raw rows
-	@scripts/bench
+	@$(PYTHON_ENVIRONMENT)/python -m benchmarks
 
 browser:  ## the journeys in a real Chromium
 	@$(PYTHON_ENVIRONMENT)/pytest -m browser tests/browser

@@ -11,4 +11,4 @@ COPY . .
 # One user id in both images: they share the volume of run folders and artifacts.
 RUN useradd --uid 10001 --create-home stillroom && mkdir -p state && chown stillroom state
 USER stillroom
-CMD ["celery", "--app", "webapp.celery", "worker", "--pool", "threads", "--loglevel", "info"]
+CMD ["python", "manage.py", "worker"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.core.management import get_commands
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -65,5 +66,6 @@ def test_every_file_that_an_image_copies_is_let_through():
 def test_the_programs_that_the_images_start_exist():
     assert '"webapp.asgi:application"' in dockerfile("web")
     assert importlib.import_module("webapp.asgi").application is not None
-    assert '"webapp.celery"' in dockerfile("worker")
+    assert '"manage.py", "worker"' in dockerfile("worker")
+    assert get_commands()["worker"] == "workers"
     assert importlib.import_module("webapp.celery").app.main == "stillroom"
