@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import PermissionDenied
 from kombu.exceptions import OperationalError
-from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set, make_recipe, make_run
 
 from opdcore.contract.errors import BadInput
+from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set, make_recipe, make_run
 from webapp.models import AuditEntry, Project, Run
 from webapp.services import runs
 

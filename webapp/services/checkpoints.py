@@ -1,0 +1,116 @@
+"""Registered models: inspected before anything is saved, so that an unusable folder leaves no row."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
+
+from opdcore.contract.errors import BadInput
+from opdcore.inspection import inspect
+from webapp.models import Project, RegisteredModel, User
+from webapp.permissions import require
+from webapp.services import audit
+from webapp.services.model_roots import confined
+
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def register_local(name: str, path: str, *, project: Project, actor: User) -> RegisteredModel:
+    """Registers a folder under an allowed root; raises BadInput with the folder's fault."""
+    require(actor, "edit", project)
+    folder = confined(path, project)
+    card = inspect(folder)
+    return _create(
+        name or folder.name,
+        project=project,
+        actor=actor,
+        source_kind=RegisteredModel.Source.LOCAL,
+        path=str(folder),
+        state=RegisteredModel.State.READY,
+        card=card.model_dump(mode="json"),
+    )
+
+
+def register_hub(
+    name: str, repo: str, *, revision: str, project: Project, actor: User
+) -> RegisteredModel:
+    """Registers a hub repository by name; it is fetched and inspected when a run needs it."""
+    require(actor, "edit", project)
+    if not REPO.fullmatch(repo.strip()):
+        raise BadInput(
+            "model.repo",
+            f"{repo!r} is no repository name.",
+            remedy="Give owner/name, such as Qwen/Qwen3-0.6B-Base.",
+            field="repo",
+        )
+    return _create(
+        name or repo.strip(),
+        project=project,
+        actor=actor,
+        source_kind=RegisteredModel.Source.HUB,
+        repo=repo.strip(),
+        revision=revision.strip() or "main",
+        state=RegisteredModel.State.REGISTERED,
+    )
+
+
+@transaction.atomic
+def inspect_again(model: RegisteredModel, *, actor: User) -> RegisteredModel:
+    """Reads a local model's folder anew; a fault is kept with the model, since pairs may use it."""
+    require(actor, "edit", model.project)
+    try:
+        card = inspect(confined(model.path, model.project))
+    except BadInput as error:
+        model.state, model.error = RegisteredModel.State.ERROR, error.info.model_dump()
+    else:
+        model.state, model.error = RegisteredModel.State.READY, None
+        model.card = card.model_dump(mode="json")
+    model.save(update_fields=["state", "error", "card"])
+    audit.record(
+        actor, "inspect", project=model.project, about=model, detail={"state": model.state}
+    )
+    return model
+
+
+@transaction.atomic
+def delete(model: RegisteredModel, *, actor: User) -> None:
+    """Forgets a model that no pair uses; its files stay where they are."""
+    require(actor, "edit", model.project)
+    audit.record(actor, "delete", project=model.project, about=model, detail={"name": model.name})
+    try:
+        model.delete()
+    except ProtectedError as error:
+        raise BadInput(
+            "model.in_use",
+            f"{model.name} is part of a pair.",
+            remedy="Delete its pairs first; a pair with runs stays.",
+            field="model",
+        ) from error
+
+
+def folder_of(model: RegisteredModel) -> Path | None:
+    """The folder to read a model from before launch; None where only the launch fetches it."""
+    if model.source_kind == RegisteredModel.Source.HUB:
+        return None
+    return confined(model.path, model.project)
+
+
+def _create(name: str, *, project: Project, actor: User, **fields: object) -> RegisteredModel:
+    try:
+        with transaction.atomic():
+            model = RegisteredModel.objects.create(
+                project=project, created_by=actor, name=name.strip()[:120], **fields
+            )
+            detail = {"name": model.name, "source": model.path or model.repo}
+            audit.record(actor, "create", project=project, about=model, detail=detail)
+    except IntegrityError as error:
+        raise BadInput(
+            "model.name_taken",
+            f"{project.name} already has a model named {name.strip()!r}.",
+            remedy="Choose another name.",
+            field="name",
+        ) from error
+    return model
