@@ -29,9 +29,10 @@ fmt:  ## format the code and mend what ruff can mend
 	@$(PYTHON_ENVIRONMENT)/ruff check --fix-only --quiet .
 	@$(PYTHON_ENVIRONMENT)/ruff format .
 
-lint:  ## ruff: format and rules
+lint:  ## ruff's format and rules, djlint's for templates
 	@$(PYTHON_ENVIRONMENT)/ruff format --check .
 	@$(PYTHON_ENVIRONMENT)/ruff check .
+	@$(PYTHON_ENVIRONMENT)/djlint templates --lint --quiet
 
 types:  ## mypy, strict
 	@$(PYTHON_ENVIRONMENT)/mypy
