@@ -3,7 +3,16 @@
 import uPlot from "../vendor/uplot@1.6.32/uPlot.esm.js";
 import { format } from "./number-format.js";
 
-export const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [4, 4], [12, 3], [1, 2], [6, 2, 1, 2, 1, 2]];
+export const DASHES = [
+  [],
+  [7, 3],
+  [2, 3],
+  [9, 3, 2, 3],
+  [4, 4],
+  [12, 3],
+  [1, 2],
+  [6, 2, 1, 2, 1, 2],
+];
 const FONT = "11px system-ui, sans-serif";
 const GUTTER = 7;
 const POINTS_UP_TO = 40;
@@ -20,7 +29,9 @@ function palette(host) {
   };
   const colours = {
     series: DASHES.map((_, index) => read(colourOf(index))),
-    bands: DASHES.map((_, index) => read(`color-mix(in srgb, ${colourOf(index)} 20%, transparent)`)),
+    bands: DASHES.map((_, index) =>
+      read(`color-mix(in srgb, ${colourOf(index)} 20%, transparent)`),
+    ),
     axis: read("var(--sr-text-faint)"),
     grid: read("var(--sr-border)"),
     rule: read("var(--sr-border-strong)"),
@@ -124,12 +135,11 @@ function drawReferences(u, store, colours) {
   ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
   ctx.textAlign = "right";
   ctx.textBaseline = "bottom";
-  for (const value of store.references.values()) {
-    if (value === null) continue;
+  for (const [key, value] of store.references) {
     const top = u.valToPos(value, "y", true);
     const right = u.bbox.left + u.bbox.width;
     stroke(ctx, [u.bbox.left, top], [right, top]);
-    ctx.fillText(`teacher ${format(value)}`, right, top - devicePixelRatio);
+    ctx.fillText(`${key.replaceAll("_", " ")} ${format(value)}`, right, top - devicePixelRatio);
   }
 }
 

@@ -1,6 +1,6 @@
 /* <run-progress steps-by-stage="40,20" done="12" status="running">: steps done of all, and the time left.
 
-   Follows the document's `run-events`. Before the first step it shows what the job says of its long
+   Follows the document's `run-events` and `run-status`. Before the first step it shows what the job says of its long
    work (loading, building); the time left comes from the latest steps' own times. */
 import { element } from "./dom.js";
 
@@ -24,14 +24,25 @@ class RunProgress extends HTMLElement {
     this.count = element("span", { className: "progress-count" });
     this.note = element("span");
     this.bar = element("progress", { "aria-label": "Progress of the run" });
-    this.replaceChildren(element("div", { className: "progress-line" }, [this.count, this.note]), this.bar);
+    this.replaceChildren(
+      element("div", { className: "progress-line" }, [this.count, this.note]),
+      this.bar,
+    );
     this.heard = (event) => this.receive(event.detail.events);
+    this.turned = (event) => this.turn(event.detail.status);
     document.addEventListener("run-events", this.heard);
+    document.addEventListener("run-status", this.turned);
     this.show();
   }
 
   disconnectedCallback() {
     document.removeEventListener("run-events", this.heard);
+    document.removeEventListener("run-status", this.turned);
+  }
+
+  turn(status) {
+    this.status = status;
+    this.show();
   }
 
   plan(stepsByStage) {
@@ -88,7 +99,8 @@ class RunProgress extends HTMLElement {
     const working = this.status === "running" && this.what;
     const { done, total, unit } = working ? this.what : { ...this, unit: "steps" };
     const known = total ? `${number(done)} of ${number(total)} ${unit}` : `${number(done)} ${unit}`;
-    this.count.textContent = working ? `${this.what.what}: ${known}` : known;
+    const counted = working || total || done ? known : "No steps yet";
+    this.count.textContent = working ? `${this.what.what}: ${known}` : counted;
     this.note.textContent = this.said();
     this.fill(done, total, working || this.status === "running");
   }
@@ -106,7 +118,8 @@ class RunProgress extends HTMLElement {
       this.bar.value = done;
     } else if (moving) this.bar.removeAttribute("value");
     else this.bar.value = 0;
-    this.bar.dataset.tone = { failed: "bad", cancelled: "quiet", paused: "quiet" }[this.status] ?? "";
+    this.bar.dataset.tone =
+      { failed: "bad", cancelled: "quiet", paused: "quiet" }[this.status] ?? "";
   }
 }
 

@@ -1,7 +1,7 @@
 /* <series-chart keys="overlap_ratio,overlap_mass" src="/.../series.json" label="Overlap" unit="share"
-   names="ratio,mass" fixed="0,1">: metric series of one run.
+   names="ratio,mass" fixed="0,1" reference="teacher_accuracy">: metric series of one run.
 
-   Loads src?keys=..., then follows the document's `run-events`. Charts of one page share the cursor.
+   `reference` names metrics whose latest value is drawn as a level. Loads src?keys=..., then follows the document's `run-events`. Charts of one page share the cursor.
    Drag zooms, a double click shows all. A summary and a table say the same in words and numbers. */
 import { colourOf, columns, DASHES, plot, redraw } from "./chart-plot.js";
 import { element, icon } from "./dom.js";
@@ -13,9 +13,13 @@ const SVG = "http://www.w3.org/2000/svg";
 
 class SeriesChart extends HTMLElement {
   connectedCallback() {
-    this.keys = this.getAttribute("keys").split(",").map((key) => key.trim());
-    this.names = this.getAttribute("names")?.split(",") ?? this.keys.map((k) => k.replaceAll("_", " "));
-    this.store = new SeriesStore(this.keys);
+    this.keys = this.getAttribute("keys")
+      .split(",")
+      .map((key) => key.trim());
+    this.names =
+      this.getAttribute("names")?.split(",") ?? this.keys.map((k) => k.replaceAll("_", " "));
+    this.references = this.getAttribute("reference")?.split(",") ?? [];
+    this.store = new SeriesStore(this.keys, this.references);
     this.waiting = [];
     this.build();
     this.heard = (event) => this.receive(event.detail.events);
@@ -41,13 +45,17 @@ class SeriesChart extends HTMLElement {
     const title = element("h3", { className: "chart-title", text: label });
     const unit = this.getAttribute("unit");
     if (unit) title.append(" ", element("span", { className: "unit", text: unit }));
-    this.switch = element("button", {
-      type: "button",
-      className: "btn btn-quiet btn-icon btn-sm",
-      "aria-pressed": "false",
-      "aria-label": `Show ${label} as a table`,
-      title: "Table",
-    }, [icon("table")]);
+    this.switch = element(
+      "button",
+      {
+        type: "button",
+        className: "btn btn-quiet btn-icon btn-sm",
+        "aria-pressed": "false",
+        "aria-label": `Show ${label} as a table`,
+        title: "Table",
+      },
+      [icon("table")],
+    );
     this.switch.addEventListener("click", () => this.toggleTable());
     this.legend = element("div", { className: "chart-legend" });
     this.values = this.keys.map((key, index) => this.legendKey(index));
@@ -55,7 +63,12 @@ class SeriesChart extends HTMLElement {
     this.at = element("span", { className: "chart-step" });
     this.legend.append(this.bad, this.at);
     this.host = element("div", { className: "chart-plot", role: "img", "aria-label": label });
-    this.table = element("div", { className: "chart-table", tabindex: "0", role: "region", "aria-label": label });
+    this.table = element("div", {
+      className: "chart-table",
+      tabindex: "0",
+      role: "region",
+      "aria-label": label,
+    });
     this.table.hidden = true;
     this.summary = element("p", { className: "visually-hidden" });
     this.replaceChildren(
@@ -79,11 +92,11 @@ class SeriesChart extends HTMLElement {
     line.append(path);
     line.style.color = colourOf(index);
     const value = element("span", { className: "chart-value" });
-    const key = element("button", { type: "button", className: "chart-key", "aria-pressed": "true" }, [
-      line,
-      this.names[index],
-      value,
-    ]);
+    const key = element(
+      "button",
+      { type: "button", className: "chart-key", "aria-pressed": "true" },
+      [line, this.names[index], value],
+    );
     key.addEventListener("click", () => this.toggleKey(key, index));
     this.legend.append(key);
     return value;
@@ -91,7 +104,7 @@ class SeriesChart extends HTMLElement {
 
   async load() {
     const url = new URL(this.getAttribute("src"), location.href);
-    url.searchParams.set("keys", this.keys.join(","));
+    url.searchParams.set("keys", [...this.keys, ...this.references].join(","));
     try {
       const answer = await fetch(url, { headers: { Accept: "application/json" } });
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
@@ -157,13 +170,14 @@ class SeriesChart extends HTMLElement {
     const { clientWidth: width, clientHeight: height } = this.host;
     if (!width || !this.loaded) return;
     if (!this.plot) this.schedule();
-    else if (this.plot.width !== width || this.plot.height !== height) this.plot.setSize({ width, height });
+    else if (this.plot.width !== width || this.plot.height !== height)
+      this.plot.setSize({ width, height });
   }
 
   blank(text, children = []) {
-    this.host.replaceChildren(element("div", { className: "chart-empty" }, [
-      element("span", { text }, children),
-    ]));
+    this.host.replaceChildren(
+      element("div", { className: "chart-empty" }, [element("span", { text }, children)]),
+    );
   }
 
   showValues(index) {
@@ -178,7 +192,9 @@ class SeriesChart extends HTMLElement {
     const here = bad.includes(x[at]);
     this.bad.replaceChildren();
     if (bad.length) {
-      const text = here ? "not finite here" : `not finite at ${bad.length} ${bad.length > 1 ? "points" : "point"}`;
+      const text = here
+        ? "not finite here"
+        : `not finite at ${bad.length} ${bad.length > 1 ? "points" : "point"}`;
       this.bad.append(icon("warning"), text);
     }
   }
@@ -199,13 +215,28 @@ class SeriesChart extends HTMLElement {
 
   fillTable() {
     const [x, ...rows] = columns(this.store);
-    const head = element("tr", {}, ["Step", ...this.names].map((name) => element("th", { className: "num", scope: "col", text: name })));
+    const head = element(
+      "tr",
+      {},
+      ["Step", ...this.names].map((name) =>
+        element("th", { className: "num", scope: "col", text: name }),
+      ),
+    );
     const body = element("tbody");
     for (let at = x.length - 1; at >= Math.max(0, x.length - TABLE_ROWS); at -= 1) {
-      const cells = this.keys.map((_, key) => element("td", { className: "num", text: format(rows[key][at]) }));
-      body.append(element("tr", {}, [element("th", { className: "num", scope: "row", text: String(x[at]) }), ...cells]));
+      const cells = this.keys.map((_, key) =>
+        element("td", { className: "num", text: format(rows[key][at]) }),
+      );
+      body.append(
+        element("tr", {}, [
+          element("th", { className: "num", scope: "row", text: String(x[at]) }),
+          ...cells,
+        ]),
+      );
     }
-    this.table.replaceChildren(element("table", { className: "table" }, [element("thead", {}, [head]), body]));
+    this.table.replaceChildren(
+      element("table", { className: "table" }, [element("thead", {}, [head]), body]),
+    );
   }
 
   describe() {
@@ -214,6 +245,9 @@ class SeriesChart extends HTMLElement {
       if (!s) return `${this.names[index]}: no values yet.`;
       return `${this.names[index]}: ${s.points} points, ${format(s.first.value)} at step ${s.first.x} to ${format(s.last.value)} at step ${s.last.x}, lowest ${format(s.lowest)}, highest ${format(s.highest)}.`;
     });
+    for (const [key, value] of this.store.references) {
+      sentences.push(`${key.replaceAll("_", " ")}: ${format(value)}.`);
+    }
     this.summary.textContent = sentences.join(" ");
   }
 }

@@ -6,8 +6,10 @@
 const COLUMNS = ["x", "last", "min", "max", "nonfinite"];
 
 export class SeriesStore {
-  constructor(keys) {
+  /* The latest value of a reference key is a level to compare with, not a series. */
+  constructor(keys, referenceKeys = []) {
     this.keys = keys;
+    this.referenceKeys = referenceKeys;
     this.series = new Map(keys.map((key) => [key, empty()]));
     this.stages = [];
     this.seq = -1;
@@ -23,6 +25,10 @@ export class SeriesStore {
       const columns = { x, last, min, max, nonfinite: counts };
       for (const name of COLUMNS) this.series.get(key)[name] = [...columns[name]];
     }
+    for (const key of this.referenceKeys) {
+      const value = series[key]?.last.at(-1) ?? null;
+      if (value !== null) this.references.set(key, value);
+    }
   }
 
   /* Takes events in order and says whether anything that is drawn has changed. */
@@ -36,10 +42,9 @@ export class SeriesStore {
     const { kind, payload } = event;
     if (kind === "job_started") return this.plan(payload.steps_by_stage);
     if (kind === "stage_started") return this.begin(event);
-    if (kind === "metrics") return this.values(event, payload.values, payload.nonfinite ?? {});
-    if (kind !== "evaluation") return false;
-    if (payload.role === "teacher") return this.refer(payload.values);
-    return this.values(event, payload.values, {});
+    if (kind !== "metrics" && kind !== "evaluation") return false;
+    const referred = this.refer(payload.values);
+    return this.values(event, payload.values, payload.nonfinite ?? {}) || referred;
   }
 
   plan(stepsByStage) {
@@ -68,7 +73,11 @@ export class SeriesStore {
     const x = (this.stages[event.stage_index]?.offset ?? 0) + event.step;
     const present = this.keys.filter((key) => key in values);
     for (const key of present) {
-      this.put(this.series.get(key), { x, value: values[key], bad: key in nonfinite }, event.attempt);
+      this.put(
+        this.series.get(key),
+        { x, value: values[key], bad: key in nonfinite },
+        event.attempt,
+      );
     }
     return present.length > 0;
   }
@@ -87,8 +96,9 @@ export class SeriesStore {
   }
 
   refer(values) {
-    for (const key of this.keys) if (key in values) this.references.set(key, values[key]);
-    return this.references.size > 0;
+    const present = this.referenceKeys.filter((key) => (values[key] ?? null) !== null);
+    for (const key of present) this.references.set(key, values[key]);
+    return present.length > 0;
   }
 
   count() {

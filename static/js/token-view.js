@@ -24,29 +24,60 @@ class TokenView extends HTMLElement {
   async load() {
     this.replaceChildren(element("span", { className: "skeleton skeleton-block" }));
     try {
-      const answer = await fetch(this.getAttribute("src"), { headers: { Accept: "application/json" } });
+      const answer = await fetch(this.getAttribute("src"), {
+        headers: { Accept: "application/json" },
+      });
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
       this.rollouts = (await answer.json()).rollouts;
     } catch (error) {
-      return this.replaceChildren(element("p", { className: "soft", text: `Rollouts could not be loaded: ${error.message}.` }));
+      return this.replaceChildren(
+        element("p", {
+          className: "soft",
+          text: `Rollouts could not be loaded: ${error.message}.`,
+        }),
+      );
     }
     if (this.rollouts.length) this.build();
-    else this.replaceChildren(element("p", { className: "soft", text: "No rollouts were traced yet." }));
+    else
+      this.replaceChildren(
+        element("p", { className: "soft", text: "No rollouts were traced yet." }),
+      );
   }
 
   build() {
     const columns = Object.keys(this.rollouts[0].columns);
-    this.which = select("Rollout", this.rollouts.map((_, index) => `${index + 1} of ${this.rollouts.length}`));
-    this.column = select("Colour by", columns.map((name) => name.replaceAll("_", " ")), columns);
+    this.which = select(
+      "Rollout",
+      this.rollouts.map((_, index) => `${index + 1} of ${this.rollouts.length}`),
+    );
+    this.column = select(
+      "Colour by",
+      columns.map((name) => name.replaceAll("_", " ")),
+      columns,
+    );
     this.badges = element("span", { className: "row-wrap" });
-    this.prompt = element("div", { className: "token-prompt", tabindex: "0", "aria-label": "Prompt" });
+    this.prompt = element("div", {
+      className: "token-prompt",
+      tabindex: "0",
+      "aria-label": "Prompt",
+    });
     this.text = element("div", { className: "token-text", "aria-label": "Response" });
-    for (const [type, act] of Object.entries({ mouseover: "enter", focusin: "enter", mouseout: "leave", focusout: "leave" }))
+    for (const [type, act] of Object.entries({
+      mouseover: "enter",
+      focusin: "enter",
+      mouseout: "leave",
+      focusout: "leave",
+    }))
       this.text.addEventListener(type, (event) => this[act](event));
     this.which.control.addEventListener("change", () => this.show());
     this.column.control.addEventListener("change", () => this.colour());
     this.replaceChildren(
-      element("div", { className: "token-tools" }, [this.which.field, this.column.field, this.badges, scale()]),
+      element("div", { className: "token-tools" }, [
+        this.which.field,
+        this.column.field,
+        this.badges,
+        scale(),
+      ]),
       this.prompt,
       this.text,
       this.tip,
@@ -68,11 +99,16 @@ class TokenView extends HTMLElement {
     const values = this.rollout.columns[this.column.control.value] ?? [];
     const full = fullScale(values);
     this.tokens.forEach((node, index) => {
-      const level = values[index] === null || values[index] === undefined ? null : Math.round((LEVELS * values[index]) / full);
+      const level =
+        values[index] === null || values[index] === undefined
+          ? null
+          : Math.round((LEVELS * values[index]) / full);
       if (level) node.dataset.level = Math.max(-LEVELS, Math.min(LEVELS, level));
       else delete node.dataset.level;
     });
-    this.strongest = [...values.keys()].sort((a, b) => Math.abs(values[b] ?? 0) - Math.abs(values[a] ?? 0));
+    this.strongest = [...values.keys()].sort(
+      (a, b) => Math.abs(values[b] ?? 0) - Math.abs(values[a] ?? 0),
+    );
   }
 
   enter(event) {
@@ -81,10 +117,16 @@ class TokenView extends HTMLElement {
     const index = Number(token.dataset.index);
     const facts = element("dl", { className: "facts" });
     for (const [name, values] of Object.entries(this.rollout.columns)) {
-      facts.append(element("dt", { text: name.replaceAll("_", " ") }), element("dd", { text: format(values[index]) }));
+      facts.append(
+        element("dt", { text: name.replaceAll("_", " ") }),
+        element("dd", { text: format(values[index]) }),
+      );
     }
     const shown = JSON.stringify(this.rollout.tokens[index]);
-    this.tip.replaceChildren(element("div", { className: "token-tip-head", text: `${shown} at position ${index}` }), facts);
+    this.tip.replaceChildren(
+      element("div", { className: "token-tip-head", text: `${shown} at position ${index}` }),
+      facts,
+    );
     this.tip.hidden = false;
     place(this.tip, token.getBoundingClientRect());
   }
@@ -131,11 +173,17 @@ function characters(character) {
   if (character === " ") return [element("span", { className: "token-space", text: " " })];
   const glyph = GLYPHS[character];
   if (!glyph) return [character];
-  return [element("span", { className: "token-glyph", "aria-hidden": "true", text: glyph }), character];
+  return [
+    element("span", { className: "token-glyph", "aria-hidden": "true", text: glyph }),
+    character,
+  ];
 }
 
 function fullScale(values) {
-  const sizes = values.filter((value) => value !== null).map(Math.abs).sort((a, b) => a - b);
+  const sizes = values
+    .filter((value) => value !== null)
+    .map(Math.abs)
+    .sort((a, b) => a - b);
   return sizes[Math.floor((sizes.length - 1) * FULL_SCALE_QUANTILE)] || 1;
 }
 
@@ -144,7 +192,9 @@ function badges({ correct, truncated }) {
   const shown = [];
   if (correct !== null) shown.push(verdicts[correct]);
   if (truncated) shown.push(["warn", "warning", "Truncated"]);
-  return shown.map(([tone, name, text]) => element("span", { className: "status", "data-tone": tone }, [icon(name), text]));
+  return shown.map(([tone, name, text]) =>
+    element("span", { className: "status", "data-tone": tone }, [icon(name), text]),
+  );
 }
 
 function scale() {
@@ -154,12 +204,23 @@ function scale() {
     if (level) cell.dataset.level = level;
     return cell;
   });
-  return element("span", { className: "token-scale", "aria-hidden": "true" }, ["below 0", ...cells, "above 0"]);
+  return element("span", { className: "token-scale", "aria-hidden": "true" }, [
+    "below 0",
+    ...cells,
+    "above 0",
+  ]);
 }
 
 function select(label, texts, values = texts) {
-  const control = element("select", { className: "form-select" }, texts.map((text, index) => element("option", { text, value: values[index] })));
-  return { control, field: element("label", { className: "field row-wrap", text: label }, [control]) };
+  const control = element(
+    "select",
+    { className: "form-select" },
+    texts.map((text, index) => element("option", { text, value: values[index] })),
+  );
+  return {
+    control,
+    field: element("label", { className: "field row-wrap", text: label }, [control]),
+  };
 }
 
 function place(tip, { left, top, bottom }) {
