@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from opdcore.forkserver_client import receive_request, take_lock
+from opdcore.forkserver_client import QUIET_IMPORTS, receive_request, take_lock
 from opdcore.leash import run_program
 
 REQUEST_SECONDS = 2.0
@@ -43,8 +43,8 @@ _READ_AT_IMPORT = (
     *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "PYTHON", "LD_", "HOME"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "XDG_CACHE_HOME"),
 )
-# Of those, read when used (the token), or set here for each job (the threads).
-_READ_LATER = {"HF_TOKEN", "OMP_NUM_THREADS"}
+# Of those, read when used (the token), set here for each job (the threads), or the server's own.
+_READ_LATER = {"HF_TOKEN", "OMP_NUM_THREADS", *QUIET_IMPORTS}
 
 _PROGRAM = "opdcore.execution"
 _STAGES = "opdcore.stages"
@@ -98,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle-seconds", type=float, default=600.0, help="retire after (600)")
     parser.add_argument("--lock-fd", type=int, help="its lock, taken by whoever started it")
     arguments = parser.parse_args(argv)
+    if not QUIET_IMPORTS.items() <= os.environ.items():  # Started by hand: too late to set them.
+        command = [sys.executable, "-m", "opdcore.forkserver", *(argv or sys.argv[1:])]
+        os.execve(sys.executable, command, {**os.environ, **QUIET_IMPORTS})  # noqa: S606 - itself
     lock = arguments.lock_fd or take_lock(arguments.socket)
     if lock is None:
         return 0
@@ -241,9 +244,6 @@ def _preload() -> _Imported:
     """Import what jobs need. Raises RuntimeError if that started threads or touched a device."""
     imported = _Imported(_read_at_import(os.environ), _code())
     os.environ.pop("OMP_NUM_THREADS", None)  # Each job sets its own on an untouched default.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's would start its threads at import.
-    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's too.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # Asking for CUDA must not initialise it.
     torch = importlib.import_module("torch")
     transformers = importlib.import_module("transformers")
     for name in _TRANSFORMERS:
@@ -312,10 +312,9 @@ def _place(
     """
     above = max([64, *request.pass_fds]) + 1
     aside = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, above) for number in fds]
-    supervisor = socket.socket(
-        fileno=fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, above)
-    )
-    for number in (*fds, *server_fds):
+    tie = connection.detach()
+    supervisor = socket.socket(fileno=fcntl.fcntl(tie, fcntl.F_DUPFD_CLOEXEC, above))
+    for number in (tie, *fds, *server_fds):
         with suppress(OSError):
             os.close(number)
     for number, target in zip(aside, [1, 2, *request.pass_fds], strict=True):

@@ -31,6 +31,13 @@ logger = logging.getLogger(__name__)
 
 SOCKET_PATH_BYTES = 100  # The kernel takes 107; a few are left for the server's own suffixes.
 REPLY_SECONDS = 5.0
+# A server must fork from a single thread; importing numpy and pyarrow starts others without these,
+# and asking whether there is a CUDA device must not initialise it.
+QUIET_IMPORTS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 _LENGTH = struct.Struct("!I")
 _PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -310,7 +317,7 @@ def _start_server(
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *server, *options],
             cwd=_PACKAGE_ROOT,
-            env=env,
+            env={**env, **QUIET_IMPORTS},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
