@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.utils.logging import disable_progress_bar
 
 from opdcore.contract.errors import BadInput
 from opdcore.contract.job import HubModel, LocalModel, Participant
@@ -70,6 +71,7 @@ def load(participant: Participant, *, device: torch.device, field: str) -> Loade
     Raises BadInput where the folder cannot be used (see `inspection`), where the hub cannot be
     reached, or where the architecture changes its logits in a way that we do not know.
     """
+    disable_progress_bar()  # the job's own progress events say how far it is
     folder = resolve(participant.model, field=field)
     card = inspect(folder)
     renderer = Renderer.from_folder(folder, participant.rendering)

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import opdcore
-from tests.opdcore.model_folders import make_pair
 from opdcore.contract.job import Job
 from opdcore.contract.recipe import Recipe
+from tests.opdcore.model_folders import make_pair
 
 QUESTIONS = [
     {

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from tests.opdcore.model_folders import make_folder
+
 from opdcore.batches import cut, response_hidden
 from opdcore.contract.job import Participant
 from opdcore.models import load
 from opdcore.rollouts import Rollout
+from tests.opdcore.model_folders import make_folder
 
 
 def rollout(index, ids):

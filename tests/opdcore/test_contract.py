@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+
 from opdcore.contract.errors import BadInput
 from opdcore.contract.events import EVENT, Metrics, decode, encode, metrics, shape
 from opdcore.contract.metrics import METRICS
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import DistillStage, EvaluateStage, Evaluation, Goal, Recipe
 from opdcore.contract.verdicts import VERDICTS
-from pydantic import ValidationError
 
 
 @pytest.mark.parametrize("document", [DistillStage, Evaluation, Goal])
@@ -18,14 +19,15 @@ def test_every_knob_has_help_a_group_and_a_default(document):
     for name, field in document.model_fields.items():
         if name == "kind" and document is not Goal:
             continue
-        assert field.description and field.description.endswith("."), name
+        assert str(field.description).endswith("."), name
         assert field.json_schema_extra["group"], name
         assert not field.is_required(), name
 
 
 def test_every_metric_and_verdict_is_described():
     for key, metric in METRICS.items():
-        assert metric.label and metric.help.endswith("."), key
+        assert metric.label, key
+        assert metric.help.endswith("."), key
     for code, kind in VERDICTS.items():
         assert kind.meaning.endswith("."), code
 
@@ -115,9 +117,9 @@ def test_recorded_events_of_version_one_still_load():
 
 
 def test_an_error_keeps_its_code_through_a_process_border():
-    import pickle  # noqa: S403 - what a process pool does with an exception
+    import pickle
 
     error = BadInput("model.pickle", "It is a pickle.", remedy="Convert it.", field="student")
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - as above
+    copy = pickle.loads(pickle.dumps(error))
     assert (copy.info, copy.exit_code) == (error.info, 2)
     assert str(error) == "student: It is a pickle. Convert it. [model.pickle]"

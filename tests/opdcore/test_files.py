@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 import torch
-from opdcore.files import intact, whole_folder, write_bytes, write_manifest, write_tensors
 from safetensors.torch import load_file
+
+from opdcore.files import intact, whole_folder, write_bytes, write_manifest, write_tensors
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -29,9 +30,14 @@ def test_our_safetensors_open_with_the_library_and_the_hash_is_the_files(tmp_pat
 
 def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     target = tmp_path / "folder"
-    with pytest.raises(RuntimeError), whole_folder(target) as aside:
-        write_bytes(aside / "one", b"1")
-        raise RuntimeError
+
+    def fail_midway():
+        with whole_folder(target) as aside:
+            write_bytes(aside / "one", b"1")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_midway()
     assert list(tmp_path.iterdir()) == []
     with whole_folder(target) as aside:
         write_manifest(aside, {"one": write_bytes(aside / "one", b"1")})

@@ -1,6 +1,7 @@
 """The outcome function: each code from numbers that leave no doubt."""
 
 import pytest
+
 from opdcore.contract.outcome import judge, mean_interval
 
 RIGHT, WRONG = [1.0] * 200, [0.0] * 200

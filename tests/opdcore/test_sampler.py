@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from tests.opdcore.model_folders import SHAPES, make_folder
+
 from opdcore.contract.job import Participant
 from opdcore.models import load
 from opdcore.rollouts import Sampling, sample
 from opdcore.rollouts.rollout import repeats
+from tests.opdcore.model_folders import SHAPES, make_folder
 
 CPU = torch.device("cpu")
 PROMPTS = [(5, 6, 7), (20, 21, 22, 23, 24, 25, 26), (40, 41), (60, 61, 62, 63)]
