@@ -47,6 +47,16 @@ def has_gpu():
     return torch.cuda.is_available()
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix, tmp_path_factory):
+    """SQLite in a file: one in memory has locks of its own kind between threads, and no processes."""
+    from django.db import connection
+
+    if connection.vendor == "sqlite":
+        file = tmp_path_factory.mktemp("database") / "test.sqlite3"
+        connection.settings_dict["TEST"]["NAME"] = str(file)
+
+
 @pytest.fixture(autouse=True)
 def state_of_its_own(request, tmp_path):
     """No test writes into the checkout: files, artifacts and prompt sets go to its own folder.

@@ -29,13 +29,13 @@ class BrokerError(StillroomError):
     """The embedded server cannot be found or does not start."""
 
 
-def socket_path(state_dir: Path) -> Path:
-    """The socket of that installation: in its state folder, or in a short one if that is too long."""
-    path = state_dir.resolve() / "broker.sock"
+def socket_path(state_dir: Path, name: str = "broker") -> Path:
+    """A socket of that installation: in its state folder, or in a short one if that is too long."""
+    path = state_dir.resolve() / f"{name}.sock"
     if len(os.fsencode(path)) < SOCKET_PATH_LIMIT:
         return path
     digest = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]
-    return _short_dir() / f"{digest}.sock"
+    return _short_dir() / f"{digest}-{name}.sock"
 
 
 def _short_dir() -> Path:

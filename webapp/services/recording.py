@@ -57,11 +57,6 @@ def parse(raw: bytes) -> Line:
     return Line(contract.decode(raw), _payload_text(raw))
 
 
-def shaped(event: AnyEvent) -> Line:
-    """A line of an event that the worker itself shaped."""
-    return parse(contract.encode(event))
-
-
 def record(author: Author, lines: Sequence[Line]) -> int:
     """Inserts what is new and returns the run's last seq; raises StaleAttempt where fenced off."""
     with transaction.atomic():

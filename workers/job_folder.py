@@ -1,0 +1,121 @@
+"""The run's folder on this worker, and what a job needs beside it: prompt files, environment.
+
+The same folder serves every attempt of a run, so that a later one goes on from its checkpoints. It
+starts no process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from django.conf import settings
+from django.core.files.storage import storages
+
+from opdcore.contract.job import Resource, ResourceRole
+from webapp.models import Device, Run
+from webapp.services import runs
+from workers.leases import Claim
+
+JOB = "job.json"
+ROLES: tuple[ResourceRole, ...] = ("train", "sample", "teacher")
+
+# What the job inherits must not open the database, the broker or the object store to it, nor to
+# code that it runs. The hub's token is what it downloads gated models with.
+_SECRET_NAMES = {"DATABASE_URL", "REDIS_URL", "PGPASSWORD", "PGPASSFILE", "DJANGO_SETTINGS_MODULE"}
+_SECRET_PREFIXES = ("STILLROOM_", "CELERY_", "AWS_", "AZURE_", "GOOGLE_", "POSTGRES_")
+_SECRET_WORDS = ("SECRET", "PASSWORD", "TOKEN", "CREDENTIAL", "API_KEY", "PRIVATE_KEY")
+_KEPT = {"HF_TOKEN", "TOKENIZERS_PARALLELISM"}
+
+
+def folder(run: Run) -> Path:
+    """Where this run's checkpoints, traces, output and logs are on this worker."""
+    return Path(settings.STATE_DIR) / "runs" / run.public_id
+
+
+def prepare(claimed: Claim) -> Path:
+    """Writes the prompt files and the job document; returns the latter's path."""
+    home = folder(claimed.run)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    frozen = claimed.run.snapshot["prompt_sets"]
+    held_out = frozen["held_out"]
+    files = runs.LocalFiles(
+        train=_prompt_file(home, "train", frozen["train"]["storage_key"]),
+        held_out=_prompt_file(home, "held_out", held_out["storage_key"]) if held_out else None,
+    )
+    job = runs.job_document(claimed.run, files, resources=resources(claimed))
+    path = home / JOB
+    _write(path, job.model_dump_json(indent=1).encode())
+    return path
+
+
+def environment(
+    devices: tuple[Device, ...], *, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The job's environment: no credentials, its own devices and threads, no spinning."""
+    kept = {name: value for name, value in inherited.items() if not _secret(name)}
+    indices = [device.name.partition(":")[2] for device in devices if device.kind == "cuda"]
+    return kept | {
+        "CUDA_VISIBLE_DEVICES": ",".join(indices),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "OMP_NUM_THREADS": str(threads()),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def resources(claimed: Claim) -> dict[str, Resource]:
+    """The run's resources with the devices that it was given, as its process will see them."""
+    visible = [
+        f"cuda:{index}" if device.kind == "cuda" else "cpu"
+        for index, device in enumerate(claimed.devices)
+    ]
+    asked = {role: Resource.model_validate(one) for role, one in claimed.run.resources.items()}
+    names = sorted({name for one in asked.values() for name in one.devices})
+    given = dict(zip(names, visible, strict=False))
+    return {role: _granted(asked.get(role, Resource()), given, visible) for role in ROLES}
+
+
+def threads() -> int:
+    """CPU threads of one job: the cores, shared by the devices of this worker."""
+    slots = max(1, len(settings.WORKER_DEVICES))
+    return max(1, (os.cpu_count() or 1) // slots)
+
+
+def _granted(asked: Resource, given: Mapping[str, str], visible: list[str]) -> Resource:
+    devices = tuple(given[name] for name in asked.devices) or tuple(visible)
+    granted = asked.model_dump() | {"devices": tuple(dict.fromkeys(devices))}
+    return Resource.model_validate(granted | {"threads": asked.threads or threads()})
+
+
+def _prompt_file(home: Path, role: str, storage_key: str) -> Path:
+    """A copy of the stored prompt set; the job checks its hash."""
+    path = home / "prompts" / f"{role}.jsonl"
+    storage = storages["prompts"]
+    if path.exists() and path.stat().st_size == storage.size(storage_key):
+        return path
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_suffix(".part")
+    with storage.open(storage_key) as stored, aside.open("wb") as copy:
+        shutil.copyfileobj(stored, copy, 1 << 20)
+    aside.rename(path)
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_suffix(".part")
+    aside.write_bytes(content)
+    aside.rename(path)
+
+
+def _secret(name: str) -> bool:
+    if name in _KEPT:
+        return False
+    return (
+        name in _SECRET_NAMES
+        or name.startswith(_SECRET_PREFIXES)
+        or any(word in name.upper() for word in _SECRET_WORDS)
+    )

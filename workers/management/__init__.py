@@ -1,0 +1,1 @@
+"""Commands that start processes: a worker, and the whole application."""

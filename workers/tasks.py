@@ -1,0 +1,30 @@
+"""Celery's tasks: one line each. A message is a wake-up; what there is to do, the rows say."""
+
+from __future__ import annotations
+
+from celery.signals import worker_ready, worker_shutting_down
+
+from webapp.celery import app
+from webapp.services.runs import WAKE_TASK
+from workers import inventory, leases
+from workers.execute import STOPPING, execute
+from workers.host import Host
+
+_HOST = Host()
+
+
+@app.task(name=WAKE_TASK)
+def wake() -> None:
+    """Executes queued runs, oldest first, while this worker has devices for them."""
+    while not STOPPING.is_set() and (claimed := leases.claim(inventory.this_worker())):
+        execute(claimed)
+
+
+@worker_ready.connect
+def _begin(**_: object) -> None:
+    _HOST.start()
+
+
+@worker_shutting_down.connect
+def _stop(**_: object) -> None:
+    _HOST.stop()
