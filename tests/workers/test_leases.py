@@ -1,0 +1,270 @@
+"""Leases: no device twice, no run twice, no big run starved; lost runs are taken back once."""
+
+import random
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from tests.workers.rows import make_run
+from webapp.models import Device, Lease, Run, Worker
+from workers import leases, sweep
+from workers.sweep import Sweep, take_back
+
+DEVICES = tuple(f"cuda:{i}" for i in range(8))
+
+
+def make_queued(*, devices=(), age_seconds=0, **overrides):
+    resources = {"train": {"devices": list(devices)}} if devices else {}
+    queued_at = timezone.now() - timedelta(seconds=age_seconds)
+    return make_run(resources=resources, queued_at=queued_at, **overrides)
+
+
+def held(run):
+    return sorted(run.leases.values_list("device__name", flat=True))
+
+
+@pytest.mark.django_db
+def test_a_claim_moves_the_run_into_its_next_attempt_and_leases_its_device(host):
+    worker = host()
+    run = make_queued()
+    claimed = leases.claim(worker)
+    assert (claimed.run.pk, claimed.attempt, claimed.run.host) == (run.pk, 1, "here")
+    run.refresh_from_db()
+    assert (run.status, run.attempt) == ("running", 1)
+    assert held(run) == ["cpu:0"]
+    assert run.started_at is not None
+
+
+@pytest.mark.django_db
+def test_the_oldest_run_comes_first(host):
+    worker = host("cpu:0", "cpu:1")
+    newer, older = make_queued(age_seconds=1), make_queued(age_seconds=9)
+    assert leases.claim(worker).run == older
+    assert leases.claim(worker).run == newer
+    assert leases.claim(worker) is None
+
+
+@pytest.mark.django_db
+def test_devices_are_given_all_or_not_at_all(host):
+    worker = host(*DEVICES[:4])
+    running = make_queued(devices=DEVICES[:2], age_seconds=9)
+    assert leases.claim(worker).run == running
+    big = make_queued(devices=DEVICES[:3])
+    assert leases.claim(worker) is None
+    assert held(big) == []
+
+
+@pytest.mark.django_db
+def test_what_a_big_run_waits_for_is_kept_for_it(host):
+    worker = host(*DEVICES[:4])
+    make_queued(devices=DEVICES[:2], age_seconds=9)
+    first = leases.claim(worker)
+    big = make_queued(devices=DEVICES[:4], age_seconds=5)
+    make_queued(devices=DEVICES[:1], age_seconds=1)
+    assert leases.claim(worker) is None
+    leases.release(first)
+    assert leases.claim(worker).run == big
+
+
+@pytest.mark.django_db
+def test_a_run_too_big_for_this_host_blocks_nobody(host):
+    worker = host(*DEVICES[:2])
+    make_queued(devices=DEVICES, age_seconds=9)
+    small = make_queued(devices=DEVICES[:1])
+    assert leases.claim(worker).run == small
+
+
+@pytest.mark.django_db
+def test_a_cpu_run_does_not_wait_for_a_busy_gpu(host):
+    worker = host("cuda:0", "cpu:0")
+    gpu, waiting = make_queued(age_seconds=9), make_queued(age_seconds=5)
+    cpu = make_queued(devices=["cpu:0"])
+    assert leases.claim(worker).run == gpu
+    assert leases.claim(worker).run == cpu
+    assert held(waiting) == []
+
+
+@pytest.mark.django_db
+def test_a_run_goes_on_where_its_folder_is(host):
+    there = host(name="there")
+    run = make_queued(attempt=1)
+    Run.objects.filter(pk=run.pk).update(host="there")
+    here = host(name="here")
+    assert leases.claim(here) is None
+    assert leases.claim(there).run == run
+
+
+@pytest.mark.django_db
+def test_a_shared_state_folder_lets_any_host_resume(host, settings):
+    host(name="there")
+    run = make_queued(attempt=1)
+    Run.objects.filter(pk=run.pk).update(host="there")
+    settings.WORKER_SHARED_STATE = True
+    assert leases.claim(host(name="here")).run == run
+
+
+@pytest.mark.django_db
+def test_a_host_that_is_gone_for_good_does_not_keep_its_runs(host):
+    host(name="there")
+    run = make_queued(attempt=1)
+    Run.objects.filter(pk=run.pk).update(host="there")
+    here = host(name="here")
+    long_ago = timezone.now() - timedelta(seconds=leases.HOST_LOST_SECONDS + 1)
+    Worker.objects.filter(host="there").update(heartbeat_at=long_ago)
+    assert leases.claim(here).run == run
+
+
+def in_threads(count, work):
+    """What `work` returned in each of `count` threads that start together."""
+    results, barrier = [], threading.Barrier(count)
+
+    def one(number):
+        barrier.wait()
+        try:
+            results.append(work(number))
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_claims_at_once_one_gets_the_run(host):
+    worker = host("cpu:0", "cpu:1", "cpu:2")
+    run = make_queued()
+    claims = [claimed for claimed in in_threads(4, lambda _: leases.claim(worker)) if claimed]
+    assert [claimed.run.pk for claimed in claims] == [run.pk]
+    run.refresh_from_db()
+    assert run.attempt == 1
+    assert Lease.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_eight_devices_and_random_needs_never_share_a_device(host):
+    worker = host(*DEVICES)
+    rng = random.Random(0)
+    for age in range(16):
+        count = rng.choice([1, 1, 2, 4, 8])
+        make_queued(devices=DEVICES[:count], age_seconds=100 - age)
+    held_by, lock, overlaps = {}, threading.Lock(), []
+
+    def work(_):
+        done = 0
+        for _ in range(400):
+            claimed = leases.claim(worker)
+            if claimed is None:
+                if not Run.objects.filter(status="queued").exists():
+                    break
+                continue
+            names = {device.name for device in claimed.devices}
+            with lock:
+                overlaps.extend(names & held_by.keys())
+                held_by.update(dict.fromkeys(names, claimed.run.pk))
+            Run.objects.filter(pk=claimed.run.pk).update(status="succeeded")
+            with lock:
+                for name in names:
+                    del held_by[name]
+            leases.release(claimed)
+            done += 1
+        return done
+
+    assert sum(in_threads(4, work)) == 16
+    assert overlaps == []
+    assert set(Run.objects.values_list("attempt", flat=True)) == {1}
+
+
+def expire(run):
+    past = timezone.now() - timedelta(seconds=1)
+    Lease.objects.filter(run=run).update(expires_at=past)
+
+
+@pytest.mark.django_db
+def test_a_renewed_lease_is_left_alone(host, monkeypatch):
+    monkeypatch.setattr(sweep, "SECOND_LOOK_SECONDS", 0)
+    worker = host()
+    make_queued()
+    claimed = leases.claim(worker)
+    assert leases.renew(claimed)
+    assert Sweep().look(supervised=()) == []
+
+
+@pytest.mark.django_db
+def test_a_lost_run_is_queued_again_at_the_second_look(host, monkeypatch):
+    worker = host()
+    run = make_queued()
+    claimed = leases.claim(worker)
+    expire(run)
+    looks = Sweep()
+    assert looks.look(supervised=()) == []
+    monkeypatch.setattr(sweep, "SECOND_LOOK_SECONDS", 0)
+    assert looks.look(supervised={run.pk}) == []
+    assert looks.look(supervised=()) == [run]
+    run.refresh_from_db()
+    assert (run.status, run.attempt, run.losses) == ("queued", 1, 1)
+    assert not leases.renew(claimed)
+    assert "[worker.lost]" in run.events.get().payload
+    assert leases.claim(worker).attempt == 2
+
+
+@pytest.mark.django_db
+def test_a_run_that_is_lost_three_times_fails_with_a_reason(host, monkeypatch):
+    monkeypatch.setattr(sweep, "SECOND_LOOK_SECONDS", 0)
+    worker = host()
+    run = make_queued()
+    for _ in range(3):
+        leases.claim(worker)
+        expire(run)
+        Sweep().look(supervised=())
+    run.refresh_from_db()
+    assert (run.status, run.error["code"], run.attempt) == ("failed", "worker.lost", 3)
+    assert leases.claim(worker) is None
+
+
+@pytest.mark.django_db
+def test_a_lost_run_that_somebody_cancelled_is_cancelled(host, monkeypatch):
+    monkeypatch.setattr(sweep, "SECOND_LOOK_SECONDS", 0)
+    run = make_queued()
+    leases.claim(host())
+    expire(run)
+    Run.objects.filter(pk=run.pk).update(cancel_requested_at=timezone.now())
+    Sweep().look(supervised=())
+    run.refresh_from_db()
+    assert run.status == "cancelled"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_run_is_taken_back_by_one_of_many(host):
+    worker = host()
+    run = make_queued()
+    leases.claim(worker)
+    expire(run)
+    run.refresh_from_db()
+    assert sorted(in_threads(4, lambda _: take_back(run))) == [False, False, False, True]
+    run.refresh_from_db()
+    assert run.losses == 1
+
+
+@pytest.mark.django_db
+def test_a_worker_that_comes_back_takes_up_what_it_left_at_once(host):
+    worker = host()
+    run = make_queued()
+    leases.claim(worker)
+    assert sweep.recover("elsewhere") == []
+    assert sweep.recover("here") == [run]
+    assert leases.claim(worker).attempt == 2
+
+
+@pytest.mark.django_db
+def test_registering_again_keeps_devices_and_drops_those_that_are_gone(host):
+    host("cuda:0", "cuda:1")
+    kept = Device.objects.get(name="cuda:0").pk
+    host("cuda:0")
+    assert list(Device.objects.values_list("pk", "name")) == [(kept, "cuda:0")]
