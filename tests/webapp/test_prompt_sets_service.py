@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -181,6 +182,31 @@ def test_an_import_whose_process_has_gone_is_given_up(project):
 
 
 @pytest.mark.slow
-def test_two_hundred_thousand_rows_are_taken_in(take_in):
-    row = take_in(b"".join(jsonl({"question": f"{n} + 1?", "answer": n}) for n in range(200_000)))
+def test_two_hundred_thousand_rows_are_taken_in_and_tell_how_far_they_are(
+    project, member, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(prompt_sets, "_tell", lambda row, done, rows: told.append((done, rows)))
+    content = b"".join(jsonl({"question": f"{n} + 1?", "answer": n}) for n in range(200_000))
+    row = prompt_sets.upload(
+        SimpleUploadedFile("many.jsonl", content),
+        name="many",
+        project=project,
+        actor=member,
+        in_thread=False,
+    )
     assert (row.state, row.rows) == ("ready", 200_000)
+    assert told == sorted(told)
+    assert len(told) > 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_large_file_is_taken_in_beside_the_request(project, member):
+    given = SimpleUploadedFile("sums.jsonl", jsonl({"prompt": "a"}))
+    row = prompt_sets.upload(given, name="a", project=project, actor=member, in_thread=True)
+    assert row.state == "importing"
+    deadline = time.monotonic() + 20
+    while row.state == "importing" and time.monotonic() < deadline:
+        time.sleep(0.05)
+        row.refresh_from_db()
+    assert (row.state, row.rows) == ("ready", 1)

@@ -89,7 +89,7 @@ def upload(
         )
     _keep(file, _upload_path(row))
     if in_thread if in_thread is not None else (file.size or 0) > AT_ONCE_BYTES:
-        threading.Thread(target=_in_thread, args=(row.pk,), daemon=True).start()
+        transaction.on_commit(lambda: _start_thread(row.pk))
         return row
     return import_rows(row)
 
@@ -209,6 +209,10 @@ def _keep(file: UploadedFile[bytes], path: Path) -> None:
     with path.open("wb") as kept:
         for chunk in file.chunks():
             kept.write(chunk)
+
+
+def _start_thread(pk: int) -> None:
+    threading.Thread(target=_in_thread, args=(pk,), daemon=True).start()
 
 
 def _in_thread(pk: int) -> None:
