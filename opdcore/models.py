@@ -33,6 +33,7 @@ class LoadedModel:
     renderer: Renderer
     card: ModelCard
     folder: Path
+    soft_cap: float | None
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +62,7 @@ class LoadedModel:
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V padded) of hidden states (..., H), soft-capped where the model is."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        cap = self.model.config.to_dict().get("final_logit_softcapping")
+        cap = self.soft_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
@@ -79,7 +80,8 @@ def load(participant: Participant, *, device: torch.device, field: str) -> Loade
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     model.to(device)
-    loaded = LoadedModel(model.eval(), renderer, card, folder)
+    cap = model.config.to_dict().get("final_logit_softcapping")
+    loaded = LoadedModel(model.eval(), renderer, card, folder, cap)
     _check_projection(loaded, field)
     return loaded
 
