@@ -112,6 +112,17 @@ def ensure(socket_path: Path, *, env: Mapping[str, str], idle_seconds: float = 6
     return True
 
 
+def warming(socket_path: Path) -> bool:
+    """Say whether a server lives but does not answer yet: it is importing what jobs need."""
+    if not _possible(socket_path) or not _is_held(lock_path(socket_path)):
+        return False
+    try:
+        _connect(socket_path).close()
+    except NotWarm:
+        return True
+    return False
+
+
 def spawn(launch: Launch, *, socket_path: Path) -> Child:
     """Have the server fork a job. Raises NotWarm where none answers or it refuses."""
     connection = _connect(socket_path)

@@ -107,6 +107,7 @@ class Broker:
     def start(self) -> None:
         """Starts it and returns once it answers; raises BrokerError where it does not."""
         _private_dir(self.socket_path.parent)
+        end_orphan(self.socket_path)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -154,14 +155,25 @@ class Broker:
 
 def answers(socket_path: Path) -> bool:
     """Whether a server says PONG on that socket."""
+    return _ask(socket_path, b"PING").startswith(b"+PONG")
+
+
+def end_orphan(socket_path: Path) -> None:
+    """Ends a server there whose starter was killed; whoever starts one here owns the folder."""
+    if answers(socket_path):
+        _ask(socket_path, b"SHUTDOWN NOSAVE")
+        wait_until(lambda: not answers(socket_path), START_SECONDS)
+
+
+def _ask(socket_path: Path, command: bytes) -> bytes:
     with closing(socket.socket(socket.AF_UNIX)) as client:
         client.settimeout(1)
         try:
             client.connect(str(socket_path))
-            client.sendall(b"PING\r\n")
-            return client.recv(16).startswith(b"+PONG")
+            client.sendall(command + b"\r\n")
+            return client.recv(16)
         except OSError:
-            return False
+            return b""
 
 
 def wait_until(happened: Callable[[], bool], seconds: float) -> bool:

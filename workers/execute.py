@@ -24,12 +24,12 @@ from django.utils import timezone
 from opdcore.contract.errors import ErrorInfo, StillroomError
 from opdcore.contract.events import AnyEvent, JobFinished
 from opdcore.contract.recipe import Recipe
-from opdcore.forkserver_client import Child, Launch, spawn_cold, start
+from opdcore.forkserver_client import Child, Launch, ensure, spawn_cold, start, warming
 from webapp.models import Lease, Run
 from webapp.services import recording, series
 from workers import ending, job_folder, leases
 from workers.bell import BELL
-from workers.broker import socket_path
+from workers.broker import socket_path, wait_until
 from workers.ending import Death, Ending
 from workers.leases import Claim
 from workers.publisher import Publisher
@@ -42,6 +42,9 @@ FIRST_PIPE = 200
 RECORD_PATIENCE_SECONDS = 3600.0
 PUBLISH_PATIENCE_SECONDS = 3600.0
 RETRY_SECONDS = 1.0
+# How soon a fork-server that was just started holds its lock, and how long it may take to answer.
+LOCK_SECONDS = 2.0
+WARMING_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -207,7 +210,12 @@ class _Execution:
 def _launch(launch: Launch) -> Child:
     if not settings.WORKER_WARM:
         return spawn_cold(launch)
-    return start(launch, socket_path=socket_path(Path(settings.STATE_DIR), "forkserver"))
+    server = socket_path(Path(settings.STATE_DIR), "forkserver")
+    if not ensure(server, env=launch.env):
+        # A start of its own beside a server that warms up would import everything twice at once.
+        wait_until(lambda: warming(server), LOCK_SECONDS)
+        wait_until(lambda: not warming(server), WARMING_SECONDS)
+    return start(launch, socket_path=server)
 
 
 def _pipe() -> tuple[int, int]:

@@ -50,6 +50,14 @@ def test_a_killed_server_is_started_again(broker):
     assert not broker.watch()
 
 
+def test_a_server_whose_starter_was_killed_is_replaced(tmp_path, broker):
+    successor = Broker(broker.socket_path, log=tmp_path / "broker.log")
+    successor.start()
+    assert wait_until(lambda: broker.ended, 5)
+    assert answers(successor.socket_path)
+    successor.stop()
+
+
 def test_a_stopped_server_leaves_no_socket(tmp_path):
     server = Broker(socket_path(tmp_path), log=tmp_path / "broker.log")
     server.start()
