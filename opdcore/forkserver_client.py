@@ -114,7 +114,11 @@ def ensure(socket_path: Path, *, env: Mapping[str, str], idle_seconds: float = 6
 
 def warming(socket_path: Path) -> bool:
     """Say whether a server lives but does not answer yet: it is importing what jobs need."""
-    if not _possible(socket_path) or not _is_held(lock_path(socket_path)):
+    if not _possible(socket_path):
+        return False
+    lock = take_lock(socket_path)
+    if lock is not None:
+        os.close(lock)
         return False
     try:
         _connect(socket_path).close()

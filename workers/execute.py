@@ -42,8 +42,7 @@ FIRST_PIPE = 200
 RECORD_PATIENCE_SECONDS = 3600.0
 PUBLISH_PATIENCE_SECONDS = 3600.0
 RETRY_SECONDS = 1.0
-# How soon a fork-server that was just started holds its lock, and how long it may take to answer.
-LOCK_SECONDS = 2.0
+# How long a fork-server that was just started may take to answer.
 WARMING_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
@@ -213,7 +212,6 @@ def _launch(launch: Launch) -> Child:
     server = socket_path(Path(settings.STATE_DIR), "forkserver")
     if not ensure(server, env=launch.env):
         # A start of its own beside a server that warms up would import everything twice at once.
-        wait_until(lambda: warming(server), LOCK_SECONDS)
         wait_until(lambda: not warming(server), WARMING_SECONDS)
     return start(launch, socket_path=server)
 
