@@ -1,0 +1,188 @@
+"""The form of a new run: what it is made of, and the knobs that are turned just for it.
+
+Each knob comes from the contract, which alone decides whether it is sound. What speaks against a
+launch is decided by the services; this form only says at which field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from django import forms
+from pydantic import ValidationError
+
+from opdcore.contract.errors import ErrorInfo
+from opdcore.contract.recipe import DistillStage, Evaluation
+from opdcore.contract.recipe import Recipe as RecipeDocument
+from webapp.services.recipe_faults import faults_of
+from webapp.forms.knobs import field_of
+from webapp.models import Device, Pair, Project, PromptSet, Recipe, Run
+from webapp.models.recipes import RecipeQuerySet
+
+# The knobs that people turn from run to run; all others are on the recipe's own page.
+STAGE_KNOBS = (
+    "steps",
+    "learning_rate",
+    "prompts_per_step",
+    "rollouts_per_prompt",
+    "max_response_tokens",
+    "k",
+    "evaluate_steps",
+    "checkpoint_steps",
+)
+EVALUATION_KNOBS = ("prompts", "samples_per_prompt")
+
+
+class KnobsForm(forms.Form):
+    """The main knobs of one recipe, with its values in them; field names are the knobs' paths."""
+
+    use_required_attribute = False
+
+    def __init__(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> None:
+        self.document = recipe.contract
+        content = self.document.model_dump(mode="json")
+        super().__init__(data)
+        index = self.stage_index
+        if index is not None:
+            stage = content["stages"][index]
+            for name in STAGE_KNOBS:
+                self._add(f"stages.{index}.{name}", name, DistillStage, stage[name])
+        for name in EVALUATION_KNOBS:
+            self._add(f"evaluation.{name}", name, Evaluation, content["evaluation"][name])
+
+    @property
+    def stage_index(self) -> int | None:
+        """The stage whose knobs are shown: the first that distills."""
+        kinds = [stage.kind for stage in self.document.stages]
+        return kinds.index("distill") if "distill" in kinds else None
+
+    @property
+    def stage_knobs(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.fields if name.startswith("stages.")]
+
+    @property
+    def evaluation_knobs(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.fields if name.startswith("evaluation.")]
+
+    def turned(self) -> RecipeDocument | None:
+        """The sound recipe with what was typed; None where it is the recipe as it stands."""
+        document = RecipeDocument.model_validate(self._content())
+        return None if document == self.document else document
+
+    def clean(self) -> dict[str, Any]:
+        """Asks the contract; each of its complaints stands at its knob."""
+        cleaned = cast("dict[str, Any]", super().clean())
+        try:
+            RecipeDocument.model_validate(self._content())
+        except ValidationError as error:
+            for fault in faults_of(error):
+                field = fault.path if fault.path in self.fields else None
+                if field is None or not self.errors.get(field):
+                    self.add_error(field, f"{fault.message} {fault.remedy}")
+        return cleaned
+
+    def _add(
+        self, path: str, name: str, document: type[DistillStage] | type[Evaluation], value: object
+    ) -> None:
+        field = field_of(name, document.model_fields[name])
+        # What is typed is text, which the contract reads; an empty one is its complaint to make.
+        field.required = False
+        field.initial = value
+        self.fields[path] = field
+
+    def _content(self) -> dict[str, Any]:
+        content = self.document.model_dump(mode="json")
+        for path in self.fields:
+            *parents, name = path.split(".")
+            target: Any = content
+            for parent in parents:
+                target = target[int(parent)] if parent.isdecimal() else target[parent]
+            target[name] = str(self[path].value()).strip()
+        return content
+
+
+class LaunchForm(forms.Form):
+    """What a run is made of."""
+
+    pair = forms.ModelChoiceField(
+        Pair.objects.none(), to_field_name="public_id", help_text="The student and its teacher."
+    )
+    train = forms.ModelChoiceField(
+        PromptSet.objects.none(),
+        to_field_name="public_id",
+        label="Training prompts",
+        help_text="The student answers these to learn.",
+    )
+    held_out = forms.ModelChoiceField(
+        PromptSet.objects.none(),
+        to_field_name="public_id",
+        required=False,
+        label="Held-out prompts",
+        help_text="Answered only to measure: before, during and after.",
+    )
+    recipe = forms.ModelChoiceField(
+        Recipe.objects.none(), to_field_name="public_id", help_text="What is done, in stages."
+    )
+    name = forms.CharField(
+        required=False, max_length=120, help_text="Empty: named after its pair and recipe."
+    )
+    device = forms.ChoiceField(required=False, help_text="What the run waits for.")
+    threads = forms.IntegerField(
+        required=False, min_value=1, max_value=1024, help_text="Empty: all that the worker grants."
+    )
+    parent = forms.ModelChoiceField(
+        Run.objects.none(),
+        to_field_name="public_id",
+        required=False,
+        widget=forms.HiddenInput,
+    )
+
+    def __init__(
+        self,
+        project: Project,
+        data: Mapping[str, Any] | None = None,
+        *,
+        initial: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data, initial=dict(initial or {}))
+        choices = {
+            "pair": Pair.objects.filter(project=project).with_models(),
+            "train": PromptSet.objects.filter(project=project).ready(),
+            "held_out": PromptSet.objects.filter(project=project).ready(),
+            "recipe": self._recipes(project),
+            "parent": Run.objects.filter(project=project),
+        }
+        for name, rows in choices.items():
+            cast("forms.ModelChoiceField[Any]", self.fields[name]).queryset = rows
+        cast("forms.ModelChoiceField[Any]", self.fields["held_out"]).empty_label = "None"
+        for name in ("pair", "train", "recipe"):
+            cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "Choose one"
+        cast("forms.ChoiceField", self.fields["device"]).choices = _devices()
+
+    def _recipes(self, project: Project) -> RecipeQuerySet:
+        """The newest version of each, and an older one where the copied run used it."""
+        of_project = Recipe.objects.filter(project=project)
+        return of_project.newest() | of_project.filter(public_id=self["recipe"].value() or "")
+
+    def resources(self) -> dict[str, Any]:
+        """The run's resources as the contract knows them."""
+        device, threads = self.cleaned_data["device"], self.cleaned_data["threads"]
+        asked = {"devices": (device,)} if device else {}
+        return {"train": asked | ({"threads": threads} if threads else {})}
+
+    def refuse(self, problems: Sequence[ErrorInfo]) -> None:
+        """Puts each problem at the field that it names."""
+        for problem in problems:
+            named = (problem.field or "").partition(".")[0]
+            field = named if named in self.fields else None
+            self.add_error(field, f"{problem.message} {problem.remedy}")
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    yield "", "Any free device"
+    kinds = set(Device.objects.values_list("kind", flat=True))
+    if "cpu" in kinds:
+        yield "cpu", "The processor"
+    if "cuda" in kinds:
+        yield "cuda:0", "One GPU"

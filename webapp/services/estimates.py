@@ -1,0 +1,159 @@
+"""What a launch will take, before it is made: the recipe in the plain numbers of the estimate.
+
+Times rest on an earlier run of the same pair where there is one, else on what such a device
+usually sustains. It knows no form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opdcore.contract.recipe import DistillStage
+from opdcore.contract.recipe import Recipe as RecipeDocument
+from opdcore.estimate import Estimate, Plan, Throughput, assumed_throughput, estimate
+from opdcore.inspection import ModelCard
+from webapp.models import Device, Pair, Run
+
+# What a device sustains in float32 training, in operations and bytes a second; of a whole host's
+# processor, and of a data-centre GPU without tensor cores' short formats.
+SUSTAINED: dict[str, tuple[float, float]] = {"cpu": (4e10, 1e10), "cuda": (2e13, 1e12)}
+# Bytes of the tables of one chunk of logits, of which scoring holds about ten.
+LOGITS_BYTES: dict[str, int] = {"cpu": 256 << 20, "cuda": 4 << 30}
+LOGITS_TABLES = 10
+BYTES_PER_TRACED_TOKEN = 60
+# Without an earlier run, a response is taken to be half as long as it may be.
+EXPECTED_LENGTH_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """An estimate beside what it is compared with; `basis` says where its times come from."""
+
+    memory: Estimate
+    seconds: float
+    disk_bytes: int
+    device: str
+    device_memory_bytes: int | None
+    basis: str
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the memory suffices; None where the device's is not known."""
+        if self.device_memory_bytes is None:
+            return None
+        return self.memory.peak_memory_bytes <= self.device_memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What an earlier run of the pair showed."""
+
+    run: Run
+    seconds_per_token: float
+
+
+def of(pair: Pair, recipe: RecipeDocument, *, longest_prompt: int | None = None) -> Needs | None:
+    """The needs of a run; None where the models' shapes are not known before the launch."""
+    cards = _cards(pair)
+    stages = [stage for stage in recipe.stages if stage.kind == "distill"]
+    if cards is None or not stages:
+        return None
+    device = Device.objects.order_by("-memory_bytes").first()
+    kind = device.kind if device else "cpu"
+    found = [
+        _of_stage(cards, stage, pair, longest_prompt=longest_prompt, kind=kind) for stage in stages
+    ]
+    pace = _pace(pair)
+    tokens = sum(_tokens(stage) for stage in stages)
+    return Needs(
+        memory=max(found, key=lambda one: one.peak_memory_bytes),
+        seconds=tokens * pace.seconds_per_token if pace else sum(one.seconds for one in found),
+        disk_bytes=max(one.disk_bytes for one in found),
+        device=device.name if device else "a processor",
+        device_memory_bytes=device.memory_bytes if device else None,
+        basis=f"at the pace of {pace.run.name}" if pace else "from the models' sizes; rough",
+    )
+
+
+def _cards(pair: Pair) -> tuple[ModelCard, list[ModelCard]] | None:
+    cards = [pair.student.card, *(teacher.model.card for teacher in pair.teachers.all())]
+    if None in cards:
+        return None
+    student, *teachers = (ModelCard.model_validate(card) for card in cards)
+    return student, teachers
+
+
+def _of_stage(
+    cards: tuple[ModelCard, list[ModelCard]],
+    stage: DistillStage,
+    pair: Pair,
+    *,
+    longest_prompt: int | None,
+    kind: str,
+) -> Estimate:
+    student, teachers = cards
+    plan = _plan(student, stage, pair, longest_prompt=longest_prompt, kind=kind)
+    operations, memory_speed = SUSTAINED.get(kind, SUSTAINED["cpu"])
+    throughput: Throughput = assumed_throughput(
+        student,
+        teachers,
+        plan=plan,
+        flops_per_second=operations,
+        memory_bytes_per_second=memory_speed,
+    )
+    return estimate(student, teachers, plan=plan, throughput=throughput)
+
+
+def _plan(
+    student: ModelCard, stage: DistillStage, pair: Pair, *, longest_prompt: int | None, kind: str
+) -> Plan:
+    prompt = min(stage.max_prompt_tokens, longest_prompt or stage.max_prompt_tokens)
+    report = pair.token_map_report
+    shared = report["shared_vocabulary"] if report else student.vocabulary
+    traced_steps = stage.steps // stage.trace_steps + 2
+    traced_tokens = traced_steps * stage.trace_rollouts * stage.max_response_tokens
+    sequence = prompt + stage.max_response_tokens
+    return Plan(
+        prompts_per_step=stage.prompts_per_step,
+        rollouts_per_prompt=stage.rollouts_per_prompt,
+        prompt_tokens=prompt,
+        response_tokens=stage.max_response_tokens,
+        expected_response_tokens=stage.max_response_tokens * EXPECTED_LENGTH_SHARE,
+        steps=stage.steps,
+        train_rollouts_at_once=max(1, stage.micro_batch_tokens // sequence),
+        logits_rows_at_once=_logits_rows(shared, kind),
+        shared_vocabulary=shared,
+        resume_states_kept=stage.keep_checkpoints,
+        weights_kept=0,
+        trace_bytes=traced_tokens * BYTES_PER_TRACED_TOKEN,
+    )
+
+
+def _logits_rows(vocabulary: int, kind: str) -> int:
+    budget = LOGITS_BYTES.get(kind, LOGITS_BYTES["cpu"])
+    return max(1, budget // (LOGITS_TABLES * 4 * vocabulary))
+
+
+def _tokens(stage: DistillStage) -> float:
+    rollouts = stage.steps * stage.prompts_per_step * stage.rollouts_per_prompt
+    return rollouts * stage.max_response_tokens * EXPECTED_LENGTH_SHARE
+
+
+def _pace(pair: Pair) -> Pace | None:
+    """Seconds per expected token of the pair's last finished run, evaluations included."""
+    run = (
+        Run.objects.filter(pair=pair, status="succeeded", seconds__gt=0)
+        .select_related("recipe")
+        .order_by("-finished_at")
+        .first()
+    )
+    if run is None:
+        return None
+    stages = run.recipe.contract.stages
+    tokens = sum(_tokens(stage) for stage in stages if stage.kind == "distill")
+    return Pace(run, run.seconds / tokens) if tokens else None
+
+
+def queue_length() -> int:
+    """How many runs wait for a device before a new one."""
+    return Run.objects.filter(status=Run.Status.QUEUED).count()

@@ -1,0 +1,114 @@
+"""A launch from its choices: looked at before it is made, then made whole or not at all.
+
+Knobs that were turned just for a run become a version of its recipe, in the same transaction as the
+run. It knows no form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+
+from opdcore.contract.errors import ErrorInfo
+from opdcore.contract.recipe import Recipe as RecipeDocument
+from webapp.models import Pair, Project, PromptSet, Recipe, Run, User
+from webapp.services import estimates, launch_checks, launch_preview, recipes, runs
+from webapp.services.estimates import Needs
+from webapp.services.launch_preview import Side
+from webapp.services.runs import LocalFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a run is to be made of; `turned` is the recipe where some knobs differ from it."""
+
+    pair: Pair
+    train: PromptSet
+    held_out: PromptSet | None
+    recipe: Recipe
+    turned: RecipeDocument | None = None
+    name: str = ""
+    resources: dict[str, Any] | None = None
+    parent: Run | None = None
+
+    @property
+    def document(self) -> RecipeDocument:
+        return self.turned or self.recipe.contract
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What is known of a launch before it is made."""
+
+    problems: list[ErrorInfo]
+    warnings: list[ErrorInfo]
+    needs: Needs | None
+    sides: list[Side]
+    queue_length: int
+    job: str
+
+    @property
+    def ready(self) -> bool:
+        return not self.problems
+
+
+def review(choice: Choice) -> Review:
+    """Looks at everything that a launch depends on; starts and saves nothing."""
+    pair, document = choice.pair, choice.document
+    sets = {"train": choice.train, "held_out": choice.held_out}
+    problems = launch_checks.problems(pair, document, train=choice.train, held_out=choice.held_out)
+    readable = not any(one.code == "launch.prompt_set_not_ready" for one in problems)
+    warned = launch_preview.warnings(pair, document, **sets) if readable else []  # type: ignore[arg-type]
+    return Review(
+        problems=problems,
+        warnings=warned,
+        needs=estimates.of(pair, document, longest_prompt=_longest(choice) if readable else None),
+        sides=launch_preview.examples(pair, choice.train) if readable else [],
+        queue_length=estimates.queue_length(),
+        job=_job(choice),
+    )
+
+
+@transaction.atomic
+def launch(choice: Choice, *, project: Project, actor: User) -> Run:
+    """Saves the turned knobs, if any, and queues the run; raises as `runs.launch` does."""
+    return runs.launch(
+        actor=actor,
+        project=project,
+        pair=choice.pair,
+        recipe=_recipe(choice, project, actor),
+        train=choice.train,
+        held_out=choice.held_out,
+        name=choice.name,
+        resources=choice.resources,
+        parent=choice.parent,
+        relation=Run.Relation.CLONE if choice.parent else None,
+    )
+
+
+def _recipe(choice: Choice, project: Project, actor: User) -> Recipe:
+    """The chosen recipe, or a new version with the turned knobs; a preset itself stays as it is."""
+    if choice.turned is None:
+        return choice.recipe
+    name = f"{choice.recipe.name}, adjusted" if choice.recipe.is_preset else choice.recipe.name
+    document = choice.turned.model_copy(update={"name": name[:120]})
+    return recipes.save_if_changed(document, project=project, actor=actor)
+
+
+def _longest(choice: Choice) -> int | None:
+    found = launch_preview.lengths(choice.pair, choice.train, most_tokens=0)
+    return found.longest if found else None
+
+
+def _job(choice: Choice) -> str:
+    """The job document that the command line takes, with the prompt sets as files beside it."""
+    document = choice.document.model_dump(mode="json")
+    recipe = Recipe(public_id="", version=choice.recipe.version, document=document)
+    frozen = runs.snapshot(choice.pair, recipe, train=choice.train, held_out=choice.held_out)
+    run = Run(public_id="my-run", attempt=1, snapshot=frozen, resources=choice.resources or {})
+    held_out = Path("held-out.jsonl") if choice.held_out else None
+    job = runs.job_document(run, LocalFiles(train=Path("train.jsonl"), held_out=held_out))
+    return job.model_dump_json(indent=2, exclude_defaults=True)

@@ -1,0 +1,72 @@
+"""What a run left behind, as people fetch it: one artifact, its output as one archive, its log's end.
+
+Everything is read from STORAGES["artifacts"] in pieces, so that a large file takes no memory.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+
+from django.core.files.storage import storages
+
+from webapp.models import Artifact, Run
+
+PIECE_BYTES = 1 << 20
+LOG_TAIL_BYTES = 32 << 10
+
+
+class _Pipe:
+    """A file that is only written to, and emptied as it fills."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, piece: bytes) -> int:
+        self._pieces.append(bytes(piece))
+        return len(piece)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> bytes:
+        taken, self._pieces = b"".join(self._pieces), []
+        return taken
+
+
+def kept(run: Run) -> list[Artifact]:
+    """Files that can be downloaded, by kind and key."""
+    found = Artifact.objects.kept().filter(run=run).exclude(storage_key="")
+    return list(found.order_by("kind", "key"))
+
+
+def pieces(artifact: Artifact) -> Iterator[bytes]:
+    """The file's content."""
+    with storages["artifacts"].open(artifact.storage_key) as stored:
+        while piece := stored.read(PIECE_BYTES):
+            yield piece
+
+
+def archive(artifacts: Iterable[Artifact], *, folder: str) -> Iterator[bytes]:
+    """A ZIP of the files under one folder, uncompressed since weights do not shrink."""
+    pipe = _Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as bundle:  # type: ignore[call-overload]
+        for artifact in artifacts:
+            name = artifact.key.partition("/")[2] or artifact.key
+            with bundle.open(f"{folder}/{name}", "w", force_zip64=True) as entry:
+                for piece in pieces(artifact):
+                    entry.write(piece)
+                    yield pipe.take()
+            yield pipe.take()
+    yield pipe.take()
+
+
+def log_tail(run: Run) -> str | None:
+    """The end of what the job's process wrote; None where nothing of it is published."""
+    logs = Artifact.objects.kept().filter(run=run, kind="log").exclude(storage_key="")
+    log = logs.order_by("-attempt", "-pk").first()
+    if log is None:
+        return None
+    with storages["artifacts"].open(log.storage_key) as stored:
+        stored.seek(max(0, log.size_bytes - LOG_TAIL_BYTES))
+        return stored.read().decode("utf-8", "replace")

@@ -1,0 +1,204 @@
+"""A new run on one page: choices, what is known of them while they are made, and the launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from opdcore.contract.errors import BadInput
+from webapp.forms.launch import KnobsForm, LaunchForm
+from webapp.models import Pair, Project, PromptSet, Recipe, Run
+from webapp.permissions import allows, require
+from webapp.services import launches
+from webapp.services.launches import Choice, Review
+from webapp.services.runs import LaunchRefused
+from webapp.views.scope import actor, chosen_project
+
+FIELDS = ("pair", "train", "held_out", "recipe", "name", "device", "threads")
+
+
+@require_http_methods(["GET", "POST"])
+def new(request: HttpRequest) -> HttpResponse:
+    """The form, filled in so that it can be launched as it is; a POST launches."""
+    project = chosen_project(request)
+    if request.method == "POST":
+        require(actor(request), "launch", project)
+        return _launch(request, project)
+    parent = _parent(request, project)
+    form = LaunchForm(project, initial=_usual(request, project, parent))
+    return render(request, "runs/new.html", _page(request, project, form, parent=parent))
+
+
+@require_POST
+def check(request: HttpRequest) -> HttpResponse:
+    """What is known of the choices as they stand: faults, warnings, examples, needs."""
+    project = chosen_project(request)
+    require(actor(request), "read", project)
+    form = LaunchForm(project, request.POST)
+    choice, knobs = _choice(form, request)
+    review = launches.review(choice) if choice else None
+    if review:
+        form.refuse(review.problems)
+    return render(request, "runs/_check.html", _checked(request, project, form, knobs, review))
+
+
+@require_GET
+def knobs(request: HttpRequest) -> HttpResponse:
+    """The main knobs of a recipe, as it has them."""
+    project = chosen_project(request)
+    recipes = Recipe.objects.visible_to(request.user).filter(project=project)
+    recipe = recipes.filter(public_id=request.GET.get("recipe", "")).first()
+    context = {"knobs": KnobsForm(recipe) if recipe else None, "recipe": recipe}
+    answer = render(request, "runs/_knobs.html", context)
+    answer["HX-Trigger-After-Settle"] = "knobs-changed"
+    return answer
+
+
+def _launch(request: HttpRequest, project: Project) -> HttpResponse:
+    form = LaunchForm(project, request.POST)
+    choice, turned = _choice(form, request)
+    if choice is not None:
+        try:
+            run = launches.launch(choice, project=project, actor=actor(request))
+        except LaunchRefused as refused:
+            form.refuse(refused.problems)
+        except BadInput as error:
+            form.refuse((error.info,))
+        else:
+            messages.success(request, f"Launched {run.name}.")
+            return redirect("run", run.public_id)
+    context = _page(request, project, form, knobs_form=turned)
+    return render(request, "runs/new.html", context, status=422)
+
+
+def _choice(form: LaunchForm, request: HttpRequest) -> tuple[Choice | None, KnobsForm | None]:
+    """The choice where all of it is sound, and the knobs as typed where they are the recipe's."""
+    sound = form.is_valid()
+    recipe = form.cleaned_data.get("recipe")
+    if recipe is None:
+        return None, None
+    # Knobs on the page may still be those of the recipe that was chosen before.
+    fresh = request.POST.get("knobs_of") == recipe.public_id
+    knobs_form = KnobsForm(recipe, request.POST if fresh else None)
+    if not sound or (fresh and not knobs_form.is_valid()):
+        return None, knobs_form
+    chosen = {name: form.cleaned_data[name] for name in ("pair", "train", "held_out", "name")}
+    choice = Choice(
+        **chosen,
+        recipe=recipe,
+        turned=knobs_form.turned() if fresh else None,
+        resources=form.resources(),
+        parent=form.cleaned_data["parent"],
+    )
+    return choice, knobs_form
+
+
+def _page(
+    request: HttpRequest,
+    project: Project,
+    form: LaunchForm,
+    *,
+    knobs_form: KnobsForm | None = None,
+    parent: Run | None = None,
+) -> dict[str, Any]:
+    recipe = _chosen_recipe(form, project)
+    shown = knobs_form or (KnobsForm(recipe) if recipe else None)
+    return {
+        "project": project,
+        "form": form,
+        "knobs": shown,
+        "recipe": recipe,
+        "parent": parent,
+        "missing": _missing(project),
+        "may_launch": allows(request.user, "launch", project),
+    }
+
+
+def _checked(
+    request: HttpRequest,
+    project: Project,
+    form: LaunchForm,
+    knobs_form: KnobsForm | None,
+    review: Review | None,
+) -> dict[str, Any]:
+    shown = {name: form.errors.get(name, []) for name in FIELDS}
+    # A field that was not filled in yet is no fault to point at while typing.
+    for name in ("pair", "train", "recipe"):
+        if not request.POST.get(name):
+            shown[name] = []
+    if knobs_form is not None:
+        shown |= {path: knobs_form.errors.get(path, []) for path in knobs_form.fields}
+    return {
+        "errors": shown,
+        "others": form.non_field_errors(),
+        "pair": form.cleaned_data.get("pair"),
+        "review": review,
+        "incomplete": review is None and not any(shown.values()),
+        "may_launch": allows(request.user, "launch", project),
+    }
+
+
+def _chosen_recipe(form: LaunchForm, project: Project) -> Recipe | None:
+    chosen = form["recipe"].value()
+    recipes = Recipe.objects.filter(project=project)
+    return recipes.filter(public_id=chosen).first() if chosen else None
+
+
+def _missing(project: Project) -> list[tuple[str, str, str]]:
+    """Parts that the project has none of: what, why, and the page that makes one."""
+    parts = [
+        ("pair", Pair.objects.filter(project=project), "a student with its teacher", "pairs"),
+        ("prompt set", PromptSet.objects.filter(project=project).ready(), "prompts", "prompt-sets"),
+        ("recipe", Recipe.objects.filter(project=project), "what is done", "recipes"),
+    ]
+    return [(what, why, url) for what, rows, why, url in parts if not rows.exists()]
+
+
+def _parent(request: HttpRequest, project: Project) -> Run | None:
+    """The run that this one is to be a changed copy of."""
+    rows = Run.objects.visible_to(request.user).filter(project=project)
+    return rows.filter(public_id=request.GET.get("from", "")).first()
+
+
+def _usual(request: HttpRequest, project: Project, parent: Run | None) -> dict[str, str]:
+    """What is filled in: the parent's parts, else those of the address, else the last or the lab's."""
+    last = parent or _last(request, project)
+    usual = _of_run(last) if last else _of_laboratory(project)
+    asked = {name: request.GET[name] for name in ("pair", "train", "held_out", "recipe", "name")
+             if name in request.GET}  # fmt: skip
+    named = {"parent": parent.public_id, "name": f"{parent.name[:112]} again"} if parent else {}
+    return usual | named | asked
+
+
+def _last(request: HttpRequest, project: Project) -> Run | None:
+    """The user's own last run there, whose parts can still be chosen."""
+    mine = Run.objects.filter(project=project, created_by=actor(request))
+    return mine.select_related("pair", "recipe", "train_set", "held_out_set").first()
+
+
+def _of_run(run: Run) -> dict[str, str]:
+    devices = run.resources.get("train", {}).get("devices", ())
+    return {
+        "pair": run.pair.public_id,
+        "train": run.train_set.public_id,
+        "held_out": run.held_out_set.public_id if run.held_out_set else "",
+        "recipe": run.recipe.public_id,
+        "device": next(iter(devices), ""),
+    }
+
+
+def _of_laboratory(project: Project) -> dict[str, str]:
+    """The laboratory's pair with its prompt sets, or the first of each."""
+    pair = Pair.objects.filter(project=project).order_by("-is_laboratory", "-created_at").first()
+    sets = PromptSet.objects.filter(project=project).ready()
+    held_out = sets.filter(name__icontains="held").first()
+    others = sets.exclude(pk=held_out.pk) if held_out else sets
+    recipes = Recipe.objects.filter(project=project).newest()
+    suited = recipes.filter(name__icontains="lab").first() if pair and pair.is_laboratory else None
+    recipe = suited or recipes.first()
+    found = {"pair": pair, "train": others.first(), "held_out": held_out, "recipe": recipe}
+    return {name: row.public_id for name, row in found.items() if row is not None}

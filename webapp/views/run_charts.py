@@ -1,0 +1,122 @@
+"""The charts of a run's page: which metrics stand together, and what to watch in each group."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Chart(NamedTuple):
+    """One chart; `names` are the lines' short names and `fixed` the borders of its axis."""
+
+    label: str
+    keys: str
+    names: str
+    unit: str = ""
+    fixed: str = ""
+
+
+class Group(NamedTuple):
+    """Charts that answer one question."""
+
+    title: str
+    watch: str
+    charts: tuple[Chart, ...]
+
+
+GROUPS = (
+    Group(
+        "Alignment",
+        "In a run that works, overlap climbs within the first tens of steps and the advantage "
+        "rises towards 0. Flat and low means that the two think in different ways.",
+        (
+            Chart(
+                "Top-k overlap",
+                "overlap_ratio,overlap_mass_student,overlap_mass_teacher",
+                "ratio,student mass,teacher mass",
+                fixed="0,1",
+            ),
+            Chart(
+                "Agreement where it matters",
+                "effective_overlap,top1_agreement,overlap_at_uncertain",
+                "effective,top-1,where uncertain",
+                fixed="0,1",
+            ),
+            Chart("Overlap-token advantage", "overlap_token_advantage", "mean", unit="nat"),
+        ),
+    ),
+    Group(
+        "Reward",
+        "Token reward rises towards 0 as the teacher agrees with what the student says. Judge the "
+        "run by its accuracy, not by this.",
+        (
+            Chart("Token reward", "token_reward", "mean", unit="nat"),
+            Chart("Divergence", "reverse_kl,forward_kl", "reverse KL,forward KL", unit="nat"),
+        ),
+    ),
+    Group(
+        "Evaluation",
+        "Held-out prompts, graded. The thin lines are 95 % bounds; a gain counts once the lower "
+        "bound passes where the student began.",
+        (
+            Chart(
+                "Accuracy",
+                "accuracy,accuracy_low,accuracy_high,teacher_accuracy",
+                "student,lower bound,upper bound,teacher",
+                fixed="0,1",
+            ),
+            Chart("Gap recovery", "gap_recovery", "closed share of the gap"),
+        ),
+    ),
+    Group(
+        "Entropy",
+        "Both entropies should come together. A student that falls far below its teacher grows "
+        "too certain too soon.",
+        (
+            Chart("Entropy", "student_entropy,teacher_entropy", "student,teacher", unit="nat"),
+            Chart("Entropy gap", "entropy_gap", "mean difference", unit="nat"),
+        ),
+    ),
+    Group(
+        "Loss",
+        "The loss falls, the gradient stays calm. Both near 0 from the first step mean that there "
+        "is nothing to learn from this teacher.",
+        (
+            Chart("Loss", "loss", "mean", unit="nat"),
+            Chart("Gradient norm", "grad_norm", "before clipping"),
+            Chart("Weights changed", "weights_changed_share", "share of a step", fixed="0,1"),
+        ),
+    ),
+    Group(
+        "Rollouts",
+        "A length that runs off while truncation and repetition climb is the start of a collapse.",
+        (
+            Chart(
+                "Response length",
+                "response_tokens_mean,response_tokens_max",
+                "mean,longest",
+                unit="tokens",
+            ),
+            Chart(
+                "Truncated and repeating",
+                "truncation_rate,repetition_rate",
+                "truncated,repeating",
+                fixed="0,1",
+            ),
+            Chart("Rollout accuracy", "rollout_accuracy", "on training prompts", fixed="0,1"),
+        ),
+    ),
+    Group(
+        "Throughput",
+        "Where the time of a step goes.",
+        (
+            Chart("Generated tokens", "tokens_per_second", "of the step", unit="tokens/s"),
+            Chart(
+                "Seconds by phase",
+                "sample_seconds,train_seconds,update_seconds,grade_seconds",
+                "sampling,scoring and training,update,grading",
+                unit="s",
+            ),
+            Chart("Peak memory", "peak_memory_bytes", "of the process", unit="bytes"),
+        ),
+    ),
+)

@@ -1,0 +1,112 @@
+"""A run's data as JSON for charts and scripts, and its files as downloads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIRequest
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.utils.http import content_disposition_header
+from django.utils.text import slugify
+from django.views.decorators.http import require_GET
+
+from opdcore.contract.metrics import METRICS, POSITION_METRICS
+from webapp.models import Artifact, Run
+from webapp.services import run_files, series, traces
+from webapp.views.scope import visible
+
+MOST_KEYS = 40
+MOST_POINTS = 5000
+
+
+@require_GET
+def series_json(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Metric series as columns; `keys` by comma, `points` at most."""
+    run = visible(Run.objects.all(), request, public_id)
+    keys = _keys(request, METRICS)
+    points = _number(request, "points", series.DEFAULT_POINTS, most=MOST_POINTS)
+    if keys is None or points is None:
+        return _bad("keys or points", f"metric keys, at most {MOST_KEYS}, and a whole number")
+    return _json(series.encode(series.read(run, keys, points=points)))
+
+
+@require_GET
+def positions_json(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Metrics by step and position chunk, one grid a stage."""
+    run = visible(Run.objects.all(), request, public_id)
+    keys = _keys(request, dict.fromkeys(POSITION_METRICS))
+    rows = _number(request, "rows", series.DEFAULT_POINTS, most=MOST_POINTS)
+    if keys is None or rows is None:
+        return _bad("keys or rows", "metric keys that are kept by position, and a whole number")
+    grids = [vars(grid) for grid in series.positions(run, keys, rows=rows)]
+    return _json(orjson.dumps({"grids": grids}))
+
+
+@require_GET
+def trace_json(request: HttpRequest, public_id: str) -> HttpResponse:
+    """The rollouts of one trace file."""
+    run = visible(Run.objects.all(), request, public_id)
+    found = traces.published(run).filter(key=request.GET.get("key", "")).last()
+    if found is None:
+        raise Http404("There is no such trace; it may not be published yet.")
+    return _json(traces.encode(found))
+
+
+@require_GET
+def artifact(request: HttpRequest, public_id: str, artifact_id: int) -> HttpResponse:
+    """One file, in pieces."""
+    kept = Artifact.objects.kept().visible_to(request.user).exclude(storage_key="")
+    found = kept.filter(run__public_id=public_id, pk=artifact_id).first()
+    if found is None:
+        raise Http404("There is no such file that you may fetch.")
+    name = found.key.rsplit("/", 1)[-1]
+    answer = _stream(request, run_files.pieces(found), name=name)
+    answer["Content-Length"] = str(found.size_bytes)
+    return answer
+
+
+@require_GET
+def output(request: HttpRequest, public_id: str) -> HttpResponse:
+    """The trained student as one archive, which `from_pretrained` opens once it is unpacked."""
+    run = visible(Run.objects.all(), request, public_id)
+    files = [one for one in run_files.kept(run) if one.kind == "output"]
+    if not files:
+        raise Http404("This run has no output yet.")
+    folder = f"{slugify(run.name) or 'student'}-{run.public_id}"
+    return _stream(request, run_files.archive(files, folder=folder), name=f"{folder}.zip")
+
+
+def _keys(request: HttpRequest, known: dict[str, object] | dict[str, None]) -> list[str] | None:
+    """The keys asked for; None where one is unknown or they are too many."""
+    keys = [key for key in request.GET.get("keys", "").split(",") if key]
+    return keys if len(keys) <= MOST_KEYS and all(key in known for key in keys) else None
+
+
+def _number(request: HttpRequest, name: str, usual: int, *, most: int) -> int | None:
+    text = request.GET.get(name, str(usual))
+    return min(int(text), most) if text.isdecimal() and int(text) > 0 else None
+
+
+def _bad(field: str, wanted: str) -> HttpResponse:
+    return JsonResponse({"error": f"{field} cannot be used: give {wanted}."}, status=400)
+
+
+def _json(body: bytes) -> HttpResponse:
+    return HttpResponse(body, content_type="application/json")
+
+
+def _stream(request: HttpRequest, pieces: Iterator[bytes], *, name: str) -> StreamingHttpResponse:
+    """A download; under ASGI each piece is read in a thread, so that no file is held whole."""
+    body = _in_thread(pieces) if isinstance(request, ASGIRequest) else pieces
+    answer = StreamingHttpResponse(body, content_type="application/octet-stream")
+    answer["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
+    answer["X-Content-Type-Options"] = "nosniff"
+    return answer
+
+
+async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    read = sync_to_async(next, thread_sensitive=False)
+    while (piece := await read(pieces, None)) is not None:
+        yield piece

@@ -1,0 +1,156 @@
+"""The page of a run and its parts, each of which htmx can ask for again.
+
+Everything comes from the database, so a reload shows what was shown before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from opdcore.contract.metrics import METRICS
+from webapp.models import Run
+from webapp.permissions import allows
+from webapp.services import run_files, run_report, series, traces
+from webapp.services.run_report import POSITION_KEYS, Evaluations, Measured
+from webapp.views.run_charts import GROUPS
+from webapp.views.scope import visible
+
+NO_CONTENT = 204
+
+
+@require_GET
+def page(request: HttpRequest, public_id: str) -> HttpResponse:
+    """The whole page; its charts, samples and logs fetch their own data."""
+    run = _run(request, public_id)
+    context = _status(request, run) | {
+        "groups": GROUPS,
+        "steps_by_stage": ",".join(str(span.steps) for span in series.stages(run)),
+        "comments": run.comments.select_related("author"),
+        "review_states": Run.Review.choices,
+    }
+    return render(request, "runs/page.html", context)
+
+
+@require_GET
+def status(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Badges, actions, stages and result; nothing where the page shows them already."""
+    run = _run(request, public_id)
+    if request.GET.get("seen") == _fingerprint(run):
+        return HttpResponse(status=NO_CONTENT)
+    return render(request, "runs/_status_update.html", _status(request, run))
+
+
+@require_GET
+def figures(request: HttpRequest, public_id: str) -> HttpResponse:
+    """The headline numbers."""
+    return render(request, "runs/_figures.html", {"run": _run(request, public_id)})
+
+
+@require_GET
+def positions(request: HttpRequest, public_id: str) -> HttpResponse:
+    """One metric by position over the steps, and all of them at the latest one."""
+    run = _run(request, public_id)
+    asked = request.GET.get("metric", "")
+    metric = asked if asked in POSITION_KEYS else POSITION_KEYS[0]
+    context = {
+        "run": run,
+        "strip": run_report.strip(run, metric),
+        "metric": METRICS[metric],
+        "latest": run_report.latest_positions(run),
+        "levels": range(run_report.LEVELS + 1),
+    }
+    return render(request, "runs/_positions.html", context)
+
+
+@require_GET
+def samples(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Traced rollouts of one step."""
+    run = _run(request, public_id)
+    files = traces.files(run)
+    asked = request.GET.get("key", "")
+    chosen = next((file for file in files if file.key == asked), files[-1] if files else None)
+    context = {"run": run, "files": files, "chosen": chosen}
+    return render(request, "runs/_samples.html", context)
+
+
+@require_GET
+def log(request: HttpRequest, public_id: str) -> HttpResponse:
+    """What happened, line by line, and the end of what the process itself wrote."""
+    run = _run(request, public_id)
+    context = {"run": run, "lines": run_report.log(run), "tail": run_files.log_tail(run)}
+    return render(request, "runs/_log.html", context)
+
+
+@require_GET
+def artifacts(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Files that can be downloaded."""
+    run = _run(request, public_id)
+    return render(request, "runs/_artifacts.html", {"run": run, "files": run_files.kept(run)})
+
+
+@require_GET
+def details(request: HttpRequest, public_id: str) -> HttpResponse:
+    """What the run is made of, where it comes from and what it took."""
+    run = _run(request, public_id)
+    document = run.snapshot["recipe"]["document"]
+    context = {
+        "run": run,
+        "snapshot": run.snapshot,
+        "recipe_yaml": yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
+        "versions": run_report.versions(run),
+        "children": run.children.only("public_id", "name", "status", "relation"),
+    }
+    return render(request, "runs/_details.html", context)
+
+
+def _run(request: HttpRequest, public_id: str) -> Run:
+    related = ("project", "pair", "recipe", "train_set", "held_out_set", "parent")
+    people = ("created_by", "reviewed_by")
+    return visible(Run.objects.select_related(*related, *people), request, public_id)
+
+
+def _status(request: HttpRequest, run: Run) -> dict[str, Any]:
+    evaluations = run_report.evaluations(run) if run.outcome else None
+    return {
+        "run": run,
+        "fingerprint": _fingerprint(run),
+        "stages": run_report.stages(run),
+        "ladder": _ladder(evaluations) if evaluations else [],
+        "has_output": run.artifacts.filter(kind="output", dropped=False).exists(),
+        "may_launch": allows(request.user, "launch", run.project),
+        "may_edit": allows(request.user, "edit", run.project),
+        "may_comment": allows(request.user, "comment", run.project),
+        "may_review": allows(request.user, "review", run.project),
+    }
+
+
+def _fingerprint(run: Run) -> str:
+    """Changes whenever the status part of the page would."""
+    health = run.health["code"] if run.health else ""
+    outcome = run.outcome["code"] if run.outcome else ""
+    stopping = "stopping" if run.is_stopping else ""
+    parts = (run.status, stopping, run.attempt, run.stage_index, health, outcome, run.review)
+    return "-".join(str(part) for part in parts if part not in ("", None))
+
+
+def _ladder(found: Evaluations) -> list[dict[str, Any]]:
+    """The accuracies as rows on one scale from 0 to 100."""
+    named = (("Before", found.before), ("After", found.last), ("Teacher", found.teacher))
+    return [_rung(name, measured) for name, measured in named if measured is not None]
+
+
+def _rung(name: str, measured: Measured) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": measured.value,
+        "low": measured.low,
+        "high": measured.high,
+        "at": round(100 * measured.value, 2),
+        "from": None if measured.low is None else round(100 * measured.low, 2),
+        "to": None if measured.high is None else round(100 * measured.high, 2),
+    }
