@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
 import orjson
-from asgiref.sync import sync_to_async
-from django.core.handlers.asgi import ASGIRequest
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.utils.http import content_disposition_header
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils.text import slugify
 from django.views.decorators.http import require_GET
 
 from opdcore.contract.metrics import METRICS, POSITION_METRICS
 from webapp.models import Artifact, Run
 from webapp.services import run_files, series, traces
+from webapp.views import downloads
 from webapp.views.scope import visible
 
 MOST_KEYS = 40
@@ -62,7 +58,7 @@ def artifact(request: HttpRequest, public_id: str, artifact_id: int) -> HttpResp
     if found is None:
         raise Http404("There is no such file that you may fetch.")
     name = found.key.rsplit("/", 1)[-1]
-    answer = _stream(request, run_files.pieces(found), name=name)
+    answer = downloads.stream(request, run_files.pieces(found), name=name)
     answer["Content-Length"] = str(found.size_bytes)
     return answer
 
@@ -75,7 +71,7 @@ def output(request: HttpRequest, public_id: str) -> HttpResponse:
     if not files:
         raise Http404("This run has no output yet.")
     folder = f"{slugify(run.name) or 'student'}-{run.public_id}"
-    return _stream(request, run_files.archive(files, folder=folder), name=f"{folder}.zip")
+    return downloads.stream(request, run_files.archive(files, folder=folder), name=f"{folder}.zip")
 
 
 def _keys(request: HttpRequest, known: dict[str, object] | dict[str, None]) -> list[str] | None:
@@ -95,18 +91,3 @@ def _bad(field: str, wanted: str) -> HttpResponse:
 
 def _json(body: bytes) -> HttpResponse:
     return HttpResponse(body, content_type="application/json")
-
-
-def _stream(request: HttpRequest, pieces: Iterator[bytes], *, name: str) -> StreamingHttpResponse:
-    """A download; under ASGI each piece is read in a thread, so that no file is held whole."""
-    body = _in_thread(pieces) if isinstance(request, ASGIRequest) else pieces
-    answer = StreamingHttpResponse(body, content_type="application/octet-stream")
-    answer["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
-    answer["X-Content-Type-Options"] = "nosniff"
-    return answer
-
-
-async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    read = sync_to_async(next, thread_sensitive=False)
-    while (piece := await read(pieces, None)) is not None:
-        yield piece

@@ -1,0 +1,1 @@
+"""The JSON API at /api/: what scripts may do, through the services that the pages use."""
