@@ -1,13 +1,16 @@
-"""The main job's figures: how long a first set-up takes. It knows the README's commands and nothing inside them.
+"""The main job's figures: seconds of a first set-up, and what the laboratory's run achieves on five seeds.
 
-Simplification: packages come from wherever pip is configured to find them, so that a figure holds for
-this machine's network.
+It knows the commands that README gives and the documents of the contract, nothing inside them.
+Simplification: packages come from wherever pip is configured to find them, so that the set-up's seconds
+hold for this machine's network.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,7 +18,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
+
 from benchmarks.records import ROOT, Row, Rows
+from opdcore.contract.job import Job
+
+SEEDS = range(5)
 
 
 def setup() -> list[Row]:
@@ -34,11 +42,57 @@ def _set_up(clone: Path, home: Path) -> float:
     return round(time.monotonic() - start, 1)
 
 
+def success() -> list[Row]:
+    """One laboratory run per seed, from the build of its models to the outcome, on the command line."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [_run_seed(seed, Path(folder)) for seed in SEEDS]
+
+
+def _run_seed(seed: int, folder: Path) -> Row:
+    laboratory, job = folder / f"laboratory-{seed}", folder / f"job-{seed}.json"
+    began = time.monotonic()
+    _opdcore("lab", "build", str(laboratory), "--family", "sums", "--seed", str(seed))
+    built = time.monotonic()
+    job.write_text(_job(seed, laboratory).model_dump_json(), encoding="utf-8")
+    lines = _opdcore("run", str(job), "--run-dir", str(folder / f"run-{seed}")).splitlines()
+    outcome = json.loads(lines[-1])["payload"]["outcome"]
+    return {
+        "seed": seed,
+        "code": outcome["code"],
+        **{name: outcome[name] for name in ("before", "teacher", "after", "recovery")},
+        "build_seconds": round(built - began, 1),
+        "run_seconds": round(time.monotonic() - built, 1),
+    }
+
+
+def _job(seed: int, laboratory: Path) -> Job:
+    recipe = yaml.safe_load((ROOT / "recipes" / "laboratory-sums.yaml").read_text(encoding="utf-8"))
+    return Job.model_validate(
+        {
+            "run_id": f"laboratory-{seed}",
+            "student": {"model": {"kind": "local", "path": str(laboratory / "student")}},
+            "teachers": [{"model": {"kind": "local", "path": str(laboratory / "teacher")}}],
+            "prompt_sets": {
+                "train": {"path": str(laboratory / "train.jsonl")},
+                "held_out": {"path": str(laboratory / "held_out.jsonl")},
+            },
+            "recipe": recipe,
+        }
+    )
+
+
+def _opdcore(*arguments: str) -> str:
+    command = [sys.executable, "-m", "opdcore", *arguments]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def summarise(rows: Rows) -> dict[str, Any]:
     """The figures that README and the release notes quote."""
+    names = ("seed", "before", "teacher", "after", "recovery")
     return {
-        f"setup_seconds_{kind}": _median(rows.get("setup", ()), kind)
-        for kind in ("cold", "repeated")
+        "setup_seconds_cold": _median(rows.get("setup", ()), "cold"),
+        "setup_seconds_repeated": _median(rows.get("setup", ()), "repeated"),
+        "success": [{name: row[name] for name in names} for row in rows.get("success", ())],
     }
 
 
@@ -47,4 +101,4 @@ def _median(rows: Sequence[Row], kind: str) -> float | None:
     return median(seconds) if seconds else None
 
 
-PARTS = {"setup": setup}
+PARTS = {"setup": setup, "success": success}
