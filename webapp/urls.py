@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from django.urls import URLPattern, URLResolver, path
 
-from webapp.views import account, launch, run_actions, run_data, run_list, run_page
+from webapp.api.application import urls as api_urls
+from webapp.views import (
+    account,
+    checkpoints,
+    launch,
+    pairs,
+    prompt_sets,
+    recipes,
+    run_actions,
+    run_data,
+    run_list,
+    run_page,
+    styleguide,
+)
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", account.home, name="home"),
@@ -16,6 +29,45 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("members/", account.members, name="members"),
     path("members/<str:username>/remove/", account.remove_member, name="member-remove"),
     path("audit/", account.audit_log, name="audit"),
+    path("models/", checkpoints.models, name="models"),
+    path("models/new/", checkpoints.new_model, name="model-new"),
+    path("models/roots/", checkpoints.add_root, name="model-root-add"),
+    path(
+        "models/roots/<slug:public_id>/remove/", checkpoints.remove_root, name="model-root-remove"
+    ),
+    path("models/<slug:public_id>/", checkpoints.model, name="model"),
+    path("models/<slug:public_id>/inspect/", checkpoints.inspect_model, name="model-inspect"),
+    path("models/<slug:public_id>/delete/", checkpoints.delete_model, name="model-delete"),
+    path("pairs/", pairs.pairs, name="pairs"),
+    path("pairs/new/", pairs.new_pair, name="pair-new"),
+    path("pairs/check/", pairs.check_pair, name="pair-check"),
+    path("pairs/<slug:public_id>/", pairs.pair, name="pair"),
+    path("pairs/<slug:public_id>/delete/", pairs.delete_pair, name="pair-delete"),
+    path("prompt-sets/", prompt_sets.prompt_sets, name="prompt-sets"),
+    path("prompt-sets/new/", prompt_sets.new_prompt_set, name="prompt-set-new"),
+    path("prompt-sets/<slug:public_id>/", prompt_sets.prompt_set, name="prompt-set"),
+    path(
+        "prompt-sets/<slug:public_id>/download/",
+        prompt_sets.download_prompt_set,
+        name="prompt-set-download",
+    ),
+    path(
+        "prompt-sets/<slug:public_id>/delete/",
+        prompt_sets.delete_prompt_set,
+        name="prompt-set-delete",
+    ),
+    path(
+        "prompt-sets/<slug:public_id>/restore/",
+        prompt_sets.restore_prompt_set,
+        name="prompt-set-restore",
+    ),
+    path("recipes/", recipes.recipes, name="recipes"),
+    path("recipes/new/", recipes.edit_recipe, name="recipe-new"),
+    path("recipes/check/", recipes.check_recipe, name="recipe-check"),
+    path("recipes/import/", recipes.import_recipe, name="recipe-import"),
+    path("recipes/<slug:public_id>/", recipes.recipe, name="recipe"),
+    path("recipes/<slug:public_id>/yaml/", recipes.download_recipe, name="recipe-download"),
+    path("styleguide/", styleguide.styleguide, name="styleguide"),
     path("runs/", run_list.index, name="runs"),
     path("runs/bulk/", run_list.bulk, name="runs-bulk"),
     path("runs/new/", launch.new, name="run-new"),
@@ -50,4 +102,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
         name="run-comment-edit",
     ),
     path("runs/<slug:public_id>/review/", run_actions.review, name="run-review"),
+    path("api/", api_urls),
 ]

@@ -1,0 +1,195 @@
+"""Pairs: list, page, the form with its token-map check, and the preview of both renderings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.contrib import messages
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from opdcore.contract.errors import BadInput
+from opdcore.contract.prompt import Prompt
+from opdcore.contract.rendering import Rendering
+from webapp.forms.parts import PairForm, PreviewPromptForm, SideForm, TeacherForm, refuse
+from webapp.models import Pair, Project, PromptSet, RegisteredModel
+from webapp.permissions import allows, require
+from webapp.services import pairs as pair_service
+from webapp.services import prompt_sets
+from webapp.services.pairs import Preview
+from webapp.views.scope import actor, chosen_project, visible
+
+MOST_TEACHERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a preview, by name."""
+
+    label: str
+    model: RegisteredModel
+    preview: Preview | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairForms:
+    """The forms that make a pair together."""
+
+    pair: PairForm
+    student: SideForm
+    teachers: list[TeacherForm]
+    prompt: PreviewPromptForm
+
+    def are_valid(self) -> bool:
+        """Whether all of them are."""
+        forms = [self.pair, self.student, *self.teachers]
+        return all(form.is_valid() for form in forms)
+
+    def sides_are_valid(self) -> bool:
+        """Whether models and renderings are chosen, whatever the name is."""
+        return all(form.is_valid() for form in (self.student, *self.teachers))
+
+
+@require_GET
+def pairs(request: HttpRequest) -> HttpResponse:
+    project = chosen_project(request)
+    rows = Pair.objects.visible_to(request.user).filter(project=project).with_models()
+    context = {"pairs": rows.annotate(run_count=Count("runs", distinct=True))}
+    return render(request, "pairs/index.html", context)
+
+
+@require_http_methods(["GET", "POST"])
+def new_pair(request: HttpRequest) -> HttpResponse:
+    """The form; `teachers` counts its teachers, and adding one sends it without saving."""
+    project = chosen_project(request)
+    require(actor(request), "edit", project)
+    forms = _forms(request, project)
+    if request.method == "POST" and request.POST.get("action") == "save":
+        pair = _created(request, project, forms)
+        if pair is not None:
+            messages.success(request, f"{pair.name} is ready: its token maps were compared.")
+            return redirect("pair", pair.public_id)
+        return render(request, "pairs/new.html", {"forms": forms}, status=422)
+    return render(request, "pairs/new.html", {"forms": forms})
+
+
+@require_POST
+def check_pair(request: HttpRequest) -> HttpResponse:
+    """Fragment: the token maps of what is chosen, and the prompt as each side reads it."""
+    project = chosen_project(request)
+    require(actor(request), "edit", project)
+    forms = _forms(request, project)
+    if not forms.sides_are_valid():
+        return render(request, "pairs/_check.html", {"waiting": True, "forms": forms})
+    student = forms.student.cleaned_data["model"]
+    choices = [form.choice() for form in forms.teachers]
+    prompt = _prompt(request.POST.get("preview_prompt", ""))
+    sides = [_side("Student", student, forms.student.rendering(), prompt)]
+    sides += [_side("Teacher", one.model, one.rendering, prompt) for one in choices]
+    context: dict[str, object] = {"sides": sides}
+    try:
+        context["report"] = pair_service.check(student, choices)
+    except BadInput as error:
+        context["error"] = error.info
+    return render(request, "pairs/_check.html", context)
+
+
+@require_GET
+def pair(request: HttpRequest, public_id: str) -> HttpResponse:
+    row = visible(Pair.objects.with_models().select_related("project"), request, public_id)
+    prompt = _prompt(request.GET.get("preview_prompt", "") or _example(row))
+    teachers = list(row.teachers.all())
+    sides = [_side("Student", row.student, row.student_rendering, prompt)]
+    sides += [_side("Teacher", one.model, one.rendering, prompt) for one in teachers]
+    context = {
+        "pair": row,
+        "project": row.project,
+        "teachers": teachers,
+        "sides": sides,
+        "report": row.token_map_report,
+        "prompt_form": PreviewPromptForm(initial={"preview_prompt": prompt.prompt}),
+        "runs": row.runs.all()[:10],
+        "may_edit": allows(request.user, "edit", row.project),
+    }
+    return render(request, "pairs/detail.html", context)
+
+
+@require_POST
+def delete_pair(request: HttpRequest, public_id: str) -> HttpResponse:
+    row = visible(Pair.objects.select_related("project"), request, public_id)
+    try:
+        pair_service.delete(row, actor=actor(request))
+    except BadInput as error:
+        messages.error(request, f"{error.info.message} {error.info.remedy}")
+        return redirect("pair", public_id)
+    messages.success(request, f"{row.name} is deleted.")
+    return redirect("pairs")
+
+
+def _forms(request: HttpRequest, project: Project) -> PairForms:
+    data = request.POST if request.method == "POST" else None
+    count = max(1, min(MOST_TEACHERS, _number(request.POST.get("teachers"))))
+    if request.POST.get("action") == "add_teacher":
+        count = min(MOST_TEACHERS, count + 1)
+    if request.POST.get("action") == "remove_teacher":
+        count = max(1, count - 1)
+    return PairForms(
+        pair=PairForm(data),
+        student=SideForm(data, project=project, prefix="student"),
+        teachers=[
+            TeacherForm(_with_weight(data, index), project=project, prefix=f"teacher-{index}")
+            for index in range(count)
+        ],
+        prompt=PreviewPromptForm(data),
+    )
+
+
+def _with_weight(data: object, index: int) -> object:
+    """A teacher that was just added has nothing typed: it shows its defaults."""
+    if data is None or f"teacher-{index}-weight" in data:  # type: ignore[operator]
+        return data
+    return None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 1
+
+
+def _created(request: HttpRequest, project: Project, forms: PairForms) -> Pair | None:
+    if not forms.are_valid():
+        return None
+    try:
+        return pair_service.create(
+            forms.pair.cleaned_data["name"],
+            project=project,
+            actor=actor(request),
+            student=forms.student.cleaned_data["model"],
+            student_rendering=forms.student.rendering(),
+            teachers=[form.choice() for form in forms.teachers],
+            notes=forms.pair.cleaned_data["notes"],
+        )
+    except BadInput as error:
+        refuse(forms.pair, [error.info])
+        return None
+
+
+def _side(
+    label: str, model: RegisteredModel, rendering: Rendering | dict[str, object], prompt: Prompt
+) -> Side:
+    sound = Rendering.model_validate(rendering)
+    return Side(label, model, pair_service.preview(model, sound, prompt))
+
+
+def _prompt(text: str) -> Prompt:
+    return Prompt(prompt=text if text.strip() else "What is 2 + 2?")
+
+
+def _example(pair: Pair) -> str:
+    """The first prompt of the newest set of prompts that the pair has met, else of the project."""
+    rows = PromptSet.objects.ready().filter(project=pair.project)
+    met = rows.filter(runs_as_train__pair=pair).order_by("-created_at").first()
+    row = met or rows.order_by("created_at").first()
+    first = prompt_sets.first_prompt(row) if row else None
+    return (first.prompt or "") if first else ""
