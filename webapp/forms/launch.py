@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import DistillStage, Evaluation
 from opdcore.contract.recipe import Recipe as RecipeDocument
-from webapp.services.recipe_faults import faults_of
 from webapp.forms.knobs import field_of
 from webapp.models import Device, Pair, Project, PromptSet, Recipe, Run
 from webapp.models.recipes import RecipeQuerySet
+from webapp.services.recipe_faults import faults_of
 
 # The knobs that people turn from run to run; all others are on the recipe's own page.
 STAGE_KNOBS = (

@@ -328,7 +328,7 @@ def _resources(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(pair: Pair, recipe: Recipe) -> str:
-    return f"{pair.name} - {recipe.name}"[:120]
+    return pair.name if recipe.name == pair.name else f"{pair.name} - {recipe.name}"[:120]
 
 
 def _same_project(project: Project, **parts: Owned | None) -> None:

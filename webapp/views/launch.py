@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -69,7 +68,6 @@ def _launch(request: HttpRequest, project: Project) -> HttpResponse:
         except BadInput as error:
             form.refuse((error.info,))
         else:
-            messages.success(request, f"Launched {run.name}.")
             return redirect("run", run.public_id)
     context = _page(request, project, form, knobs_form=turned)
     return render(request, "runs/new.html", context, status=422)
@@ -192,13 +190,21 @@ def _of_run(run: Run) -> dict[str, str]:
 
 
 def _of_laboratory(project: Project) -> dict[str, str]:
-    """The laboratory's pair with its prompt sets, or the first of each."""
-    pair = Pair.objects.filter(project=project).order_by("-is_laboratory", "-created_at").first()
-    sets = PromptSet.objects.filter(project=project).ready()
-    held_out = sets.filter(name__icontains="held").first()
-    others = sets.exclude(pk=held_out.pk) if held_out else sets
+    """A laboratory pair with the recipe and the prompt sets of its family, or the first of each."""
     recipes = Recipe.objects.filter(project=project).newest()
-    suited = recipes.filter(name__icontains="lab").first() if pair and pair.is_laboratory else None
-    recipe = suited or recipes.first()
-    found = {"pair": pair, "train": others.first(), "held_out": held_out, "recipe": recipe}
+    pairs = Pair.objects.filter(project=project).order_by("-is_laboratory", "-name")
+    pair = pairs.filter(name__in=recipes.values("name")).first() or pairs.first()
+    family = pair.name.rpartition(" ")[2] if pair else ""
+    sets = PromptSet.objects.filter(project=project).ready()
+    own = sets.filter(name__icontains=family)
+    sets = own if own.exists() else sets
+    held_out = sets.filter(name__icontains="held").first()
+    train = sets.exclude(pk=held_out.pk).first() if held_out else sets.first()
+    recipe = recipes.filter(name=pair.name).first() if pair else None
+    found = {
+        "pair": pair,
+        "train": train,
+        "held_out": held_out,
+        "recipe": recipe or recipes.first(),
+    }
     return {name: row.public_id for name, row in found.items() if row is not None}
