@@ -35,6 +35,7 @@ NEW_SKILL = "swap"
 MISTAKEN_FOR = "reverse"
 NEW_SKILL_SHARE = 0.5
 
+ENDS: dict[Style, str] = {"L": ".", "K": "!"}
 OPENERS: dict[Style, tuple[str, ...]] = {
     "L": (
         *("So", "Next", "Then", "Now", "After", "Here"),
@@ -75,13 +76,13 @@ class Cups:
         """Write the row after each move, and last the answer."""
         pieces: list[Piece] = []
         row = self.row
-        end = "." if style == "L" else "!"
         for number, move in enumerate(self.moves, start=1):
             settled = move != NEW_SKILL or knowledge == "full"
             row = _after(move, row, knowledge=knowledge, rng=rng)
-            asked = _asked(number, move, rng.choice(OPENERS[style]), style=style)
-            pieces += [Piece(asked), *_row(row, settled=settled), Piece(end)]
-        return [*pieces, Piece(ANSWER_MARKS[style]), *_row(row, settled=True), Piece(end)]
+            pieces += [Piece(f" {rng.choice(OPENERS[style])}", settled=False)]
+            pieces += [Piece(_asked(number, move, style=style))]
+            pieces += [Piece(f" {' '.join(row)}", settled), Piece(ENDS[style])]
+        return [*pieces, Piece(f"{ANSWER_MARKS[style]} {' '.join(row)}{ENDS[style]}")]
 
 
 def apply(move: str, row: Row) -> Row:
@@ -106,11 +107,5 @@ def _after(move: str, row: Row, *, knowledge: Knowledge, rng: Random) -> Row:
     return belief(right, apply(MISTAKEN_FOR, row), guesses=list(permutations(row)), rng=rng)
 
 
-def _asked(number: int, move: str, opener: str, *, style: Style) -> str:
-    if style == "L":
-        return f" {opener} step {number} {move}:"
-    return f" {opener} move {number} = {move} ->"
-
-
-def _row(row: Row, *, settled: bool) -> list[Piece]:
-    return [Piece(f" {colour}", settled) for colour in row]
+def _asked(number: int, move: str, *, style: Style) -> str:
+    return f" step {number} {move}:" if style == "L" else f" move {number} = {move} ->"

@@ -30,10 +30,13 @@ _CLOSING = re.compile(r"[\s.!]*")
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a solution; `settled` says that what came before it determines it."""
+    """A stretch of a solution; `settled` says that what came before it determines it.
+
+    Opening words are free, and so is what half a belief makes of the new skill.
+    """
 
     text: str
-    settled: bool = False
+    settled: bool = True
 
 
 class Exercise(Protocol):

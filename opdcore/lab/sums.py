@@ -25,6 +25,7 @@ NEW_SKILL_SHARE = 0.5
 # Operator and preposition of style K, which puts the operator first and swaps the operands.
 PREFIX = {"plus": ("add", "to"), "minus": ("remove", "from"), "times": ("scale", "by")}
 
+ENDS: dict[Style, str] = {"L": ".", "K": "~"}
 OPENERS: dict[Style, tuple[str, ...]] = {
     "L": (
         *("So", "Next", "Then", "Now", "After", "Here"),
@@ -78,12 +79,11 @@ class Sum:
             value = _value(term, knowledge, rng=rng)
             settled = term.operator != NEW_SKILL or knowledge == "full"
             after = (running + value) % MODULUS
-            opener = rng.choice(OPENERS[style])
-            asked, kept, end = _marks(name, term, opener, running=running, value=value, style=style)
-            pieces += [Piece(asked), Piece(f" {value}", settled)]
-            pieces += [Piece(kept), Piece(f" {after}", settled=True), Piece(end)]
+            asked, kept = _marks(name, term, running=running, value=value, style=style)
+            pieces += [Piece(f" {rng.choice(OPENERS[style])}", settled=False), Piece(asked)]
+            pieces += [Piece(f" {value}", settled), Piece(f"{kept} {after}{ENDS[style]}")]
             running = after
-        return [*pieces, Piece(ANSWER_MARKS[style]), Piece(f" {running}", settled=True)]
+        return [*pieces, Piece(f"{ANSWER_MARKS[style]} {running}")]
 
 
 def apply(operator: str, left: int, right: int) -> int:
@@ -109,13 +109,11 @@ def _value(term: Term, knowledge: Knowledge, *, rng: Random) -> int:
     return belief(term.value(), mistaken, guesses=range(MODULUS), rng=rng)
 
 
-def _marks(
-    name: str, term: Term, opener: str, *, running: int, value: int, style: Style
-) -> tuple[str, str, str]:
-    """Return the text before the term's value, before the new running sum, and after it."""
+def _marks(name: str, term: Term, *, running: int, value: int, style: Style) -> tuple[str, str]:
+    """Return the text before the term's value and the text before the new running sum."""
     if style == "L":
-        asked = f" {opener} {name}: {term.left} {term.operator} {term.right} is"
-        return asked, f", {running} plus {value} is", "."
+        asked = f" {name}: {term.left} {term.operator} {term.right} is"
+        return asked, f", {running} plus {value} is"
     operator, preposition = PREFIX[term.operator]
-    asked = f" {opener} {name} {operator} {term.right} {preposition} {term.left} yields"
-    return asked, f"/ add {value} to {running} yields", "~"
+    asked = f" {name} {operator} {term.right} {preposition} {term.left} yields"
+    return asked, f"/ add {value} to {running} yields"

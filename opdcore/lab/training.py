@@ -1,7 +1,7 @@
 """Supervised training of the laboratory's tiny models: architecture, batches and stop rules.
 
 A tiny model learns its task in a phase transition, so a fixed number of steps is fragile: training
-goes on until what is settled by the text before it is predicted well, and then the learning rate
+goes on until solutions would mostly be written right, and then the learning rate
 decays. Restarts and files are the caller's business.
 """
 
@@ -43,7 +43,10 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train: until `target` is met, then `decay_steps` more; at most `cap` before."""
+    """How long to train: until `target` is met, then `decay_steps` more; at most `cap` before.
+
+    `target` is a step's `solved`, averaged over the last batches.
+    """
 
     learning_rate: float
     decay_steps: int
@@ -54,11 +57,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its number, its loss in nats a token, its accuracy where settled."""
+    """One optimizer step: its number, its loss in nats a token, and whether the rate decays.
+
+    `solved` is the mean probability that a rollout at temperature 1 writes all that is settled in
+    a solution as the solution has it.
+    """
 
     number: int
     loss: float
-    settled_accuracy: float
+    solved: float
     decaying: bool
 
 
@@ -67,13 +74,15 @@ class Batch:
     """Token ids (B, T), padded on the right, and the N targets that the loss is about.
 
     `positions` (N) are the flat places in (B, T) from which the targets (N) are predicted;
-    `settled` (N) says which targets are determined by what precedes them.
+    `settled` (N) says which targets are determined by what precedes them, `rows` (N) whose they
+    are.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
     settled: torch.Tensor
+    rows: torch.Tensor
 
 
 def new_model(
@@ -134,6 +143,7 @@ def collate(
         positions=torch.tensor(positions),
         targets=torch.tensor([i for ids, prompt_length, _ in encoded for i in ids[prompt_length:]]),
         settled=torch.tensor([flag for _, _, settled in encoded for flag in settled]),
+        rows=torch.tensor([r for r, (_, _, settled) in enumerate(encoded) for _ in settled]),
     )
 
 
@@ -145,7 +155,7 @@ def _encode(
     prompt, *pieces = (row.ids for row in tokenizer.backend_tokenizer.encode_batch_fast(texts))
     ids = prompt + [i for piece in pieces for i in piece] + [int(tokenizer.eos_token_id)]
     settled = [piece.settled for piece, row in zip(solution, pieces, strict=True) for _ in row]
-    return ids, len(prompt), [*settled, False]
+    return ids, len(prompt), [*settled, True]
 
 
 def fit(
@@ -167,9 +177,9 @@ def fit(
             return
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * share
-        loss, accuracy = _step(model, next_batch(), optimizer)
-        recent.append(accuracy)
-        yield Step(number, loss, accuracy, decay_from is not None)
+        loss, solved = _step(model, next_batch(), optimizer)
+        recent.append(solved)
+        yield Step(number, loss, solved, decay_from is not None)
         if decay_from is None and _is_ready(recent, number, schedule):
             decay_from = number
         if decay_from is None and number >= schedule.cap:
@@ -192,14 +202,17 @@ def _is_ready(recent: deque[float], number: int, schedule: Schedule) -> bool:
 def _step(
     model: PreTrainedModel, batch: Batch, optimizer: torch.optim.Optimizer
 ) -> tuple[float, float]:
-    """Take one step and return its loss and settled accuracy, both from before it."""
+    """Take one step and return its loss and the share solved, both from before it."""
     # Causal attention never looks at padding on the right, and the head sees targets only.
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden.flatten(0, 1).index_select(0, batch.positions))
-    loss = torch.nn.functional.cross_entropy(logits, batch.targets)
+    surprise = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    loss = surprise.mean()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    right = logits.detach()[batch.settled].argmax(-1) == batch.targets[batch.settled]
-    return float(loss.detach()), float(right.float().mean())
+    by_row = torch.zeros(len(batch.ids)).index_add_(
+        0, batch.rows, surprise.detach() * batch.settled
+    )
+    return float(loss.detach()), float(by_row.neg().exp().mean())
