@@ -84,8 +84,9 @@ def mounted(api: NinjaAPI) -> tuple[list[URLPattern], str, str]:
     for pattern in patterns:
         pattern.callback = _for_scripts(pattern.callback)
     documentation = path("docs", page, {"api": api}, name="docs")
-    elsewhere = path("<path:rest>", _for_scripts(_absent), name="absent")
-    return [documentation, *patterns, elsewhere], app_name, namespace
+    absent = _for_scripts(_absent)
+    elsewhere = path("<path:rest>", absent, name="absent")
+    return [path("", absent), documentation, *patterns, elsewhere], app_name, namespace
 
 
 View = Callable[..., HttpResponseBase]
@@ -105,8 +106,8 @@ def _for_scripts(view: View) -> View:
     return csrf_exempt(login_not_required(answered))
 
 
-def _absent(request: HttpRequest, rest: str) -> HttpResponse:
-    return errors.told(404, f"There is nothing at {request.path[: 40 + len(rest[:80])]}.")
+def _absent(_request: HttpRequest, rest: str = "") -> HttpResponse:
+    return errors.told(404, f"There is nothing at /api/{rest[:80]}.")
 
 
 api = build()

@@ -35,6 +35,11 @@ CONFLICTS = frozenset(
         "run.not_resumable",
     }
 )
+# What Ninja says, which is no more than the status does, and what it means.
+NINJA_WORDS = {
+    "Unauthorized": "You are not known here.",
+    "CSRF check Failed": "The CSRF token is missing or wrong.",
+}
 REMEDIES: dict[int, str] = {
     400: "Send JSON with the header Content-Type: application/json.",
     401: "Send the header Authorization: Bearer TOKEN; tokens are made on your account page.",
@@ -84,11 +89,7 @@ def refuse_absent(request: HttpRequest, error: Http404) -> HttpResponse:  # noqa
 
 def refuse_request(request: HttpRequest, error: HttpError) -> HttpResponse:  # noqa: ARG001 (Ninja's)
     """Unreadable, nobody's, or without CSRF token."""
-    known = {401: "You are not known here.", 403: "The CSRF token is missing or wrong."}
-    message = str(error)
-    return told(
-        error.status_code, known.get(error.status_code, message) if message in _PLAIN else message
-    )
+    return told(error.status_code, NINJA_WORDS.get(str(error), str(error)))
 
 
 def refuse_fields(request: HttpRequest, error: ValidationError) -> HttpResponse:  # noqa: ARG001 (Ninja's)
@@ -121,7 +122,3 @@ def install(api: NinjaAPI) -> None:
     }
     for kind, handler in handlers.items():
         api.add_exception_handler(kind, handler)
-
-
-# Ninja's own words, which say no more than the status does.
-_PLAIN = ("Unauthorized", "CSRF check Failed")

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Query, Router, Schema
+from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
 from opdcore.contract.document import Document
@@ -66,15 +66,17 @@ def list_models(
 
 
 @router.post("", response={201: ModelReply, **WRITE_REFUSALS}, summary="Register a model")
-def register_model(request: HttpRequest, body: ModelBody) -> tuple[int, RegisteredModel]:
+def register_model(request: HttpRequest, body: ModelBody) -> Status[RegisteredModel]:
     """A folder is inspected first, and nothing is saved where it cannot be used."""
     owner, actor = scope.project(request, body.project), scope.actor(request)
     source = body.source
     if isinstance(source, LocalModel):
-        return 201, checkpoints.register_local(body.name, source.path, project=owner, actor=actor)
-    return 201, checkpoints.register_hub(
-        body.name, source.repo, revision=source.revision, project=owner, actor=actor
-    )
+        model = checkpoints.register_local(body.name, source.path, project=owner, actor=actor)
+    else:
+        model = checkpoints.register_hub(
+            body.name, source.repo, revision=source.revision, project=owner, actor=actor
+        )
+    return Status(201, model)
 
 
 @router.get("/{public_id}", response={200: ModelReply, **REFUSALS}, summary="Read a model")

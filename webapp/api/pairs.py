@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest
-from ninja import Query, Router, Schema
+from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
 from opdcore.contract.document import Document
@@ -86,7 +86,7 @@ def list_pairs(
 
 
 @router.post("", response={201: PairReply, **WRITE_REFUSALS}, summary="Make a pair")
-def create_pair(request: HttpRequest, body: PairBody) -> tuple[int, Pair]:
+def create_pair(request: HttpRequest, body: PairBody) -> Status[Pair]:
     """Refused, naming the first token that differs, where both sides' ids mean different tokens."""
     student = scope.chosen(RegisteredModel.objects.all(), request, body.student, field="student")
     pair = pairs.create(
@@ -98,7 +98,7 @@ def create_pair(request: HttpRequest, body: PairBody) -> tuple[int, Pair]:
         teachers=[_teacher(request, one, index) for index, one in enumerate(body.teachers)],
         notes=body.notes,
     )
-    return 201, pair
+    return Status(201, pair)
 
 
 @router.get("/{public_id}", response={200: PairReply, **REFUSALS}, summary="Read a pair")

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest, HttpResponse
-from ninja import File, Form, Query, Router, Schema
+from ninja import File, Form, Query, Router, Schema, Status
 from ninja.files import UploadedFile
 from pydantic import Field
 
@@ -88,7 +88,7 @@ def list_prompt_sets(
 @router.post("", response=CREATED, summary="Make a prompt set")
 def create_prompt_set(
     request: HttpRequest, body: PromptSetBody
-) -> tuple[int, PromptSet] | HttpResponse:
+) -> Status[PromptSet] | HttpResponse:
     """From prompts in the body; the next version of its name where there is one."""
     lines = "\n".join(one.model_dump_json(exclude_none=True) for one in body.prompts)
     file = SimpleUploadedFile("prompts.jsonl", lines.encode())
@@ -104,7 +104,7 @@ def create_prompt_set(
 @router.post("/upload", response=CREATED, summary="Upload a prompt set")
 def upload_prompt_set(
     request: HttpRequest, file: File[UploadedFile], form: Form[UploadForm]
-) -> tuple[int, PromptSet] | HttpResponse:
+) -> Status[PromptSet] | HttpResponse:
     """JSON lines, CSV or Parquet. 202: it is large and still being read; ask for it until ready."""
     row = prompt_sets.upload(
         file,
@@ -142,10 +142,10 @@ def read_prompts(
     return {"items": items, "start": start, "rows": row.rows}
 
 
-def _imported(row: PromptSet) -> tuple[int, PromptSet] | HttpResponse:
+def _imported(row: PromptSet) -> Status[PromptSet] | HttpResponse:
     """The new set; where rows were bad, each of them with its line, as for any unsound field."""
     if row.state != PromptSet.State.FAILED:
-        return (201 if row.state == PromptSet.State.READY else 202), row
+        return Status(201 if row.state == PromptSet.State.READY else 202, row)
     return errors.answer([_of_row(one) for one in row.errors], status=422)
 
 

@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from ninja import Query, Router, Schema
+from ninja import Query, Router, Schema, Status
 from pydantic import Field, ValidationError
 
 from opdcore.contract.document import Document
 from opdcore.contract.errors import BadInput
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.api import errors, scope
-from webapp.api.references import REFUSALS, WRITE_REFUSALS
+from webapp.api.references import REFUSALS, WRITE_REFUSALS, ErrorList
 from webapp.models import Recipe
 from webapp.services import recipe_yaml, recipes
 from webapp.services.recipe_faults import faults_of
@@ -99,10 +99,11 @@ def list_recipes(
 
 
 @router.post("", response={201: RecipeReply, **WRITE_REFUSALS}, summary="Save a recipe")
-def create_recipe(request: HttpRequest, body: RecipeBody) -> tuple[int, Recipe]:
+def create_recipe(request: HttpRequest, body: RecipeBody) -> Status[Recipe]:
     """Saves the next version of its name; 409 where nothing differs from the newest one."""
     owner = scope.project(request, body.project)
-    return 201, recipes.save(body.parsed(), project=owner, actor=scope.actor(request))
+    saved = recipes.save(body.parsed(), project=owner, actor=scope.actor(request))
+    return Status(201, saved)
 
 
 @router.post("/validate", response={200: CheckedReply, **WRITE_REFUSALS}, summary="Check a recipe")
@@ -116,7 +117,9 @@ def validate_recipe(request: HttpRequest, body: RecipeText) -> dict[str, object]
     }
 
 
-@router.get("/schema", summary="The recipe's JSON schema")
+@router.get(
+    "/schema", response={200: dict[str, Any], 401: ErrorList}, summary="The recipe's JSON schema"
+)
 def recipe_schema(request: HttpRequest) -> dict[str, Any]:  # noqa: ARG001 (Ninja's)
     """Every stage and knob with its bounds, default and help."""
     return RecipeDocument.model_json_schema()

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.models import F
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
-from ninja import Query, Router, Schema
+from ninja import Query, Router, Schema, Status
 from pydantic import Field
 
 from opdcore.contract.document import Document
@@ -183,10 +183,10 @@ def list_runs(request: HttpRequest, filters: Query[RunFilters]) -> dict[str, obj
 
 
 @router.post("", response={201: RunReply, **WRITE_REFUSALS}, summary="Launch a run")
-def launch_run(request: HttpRequest, body: LaunchBody) -> tuple[int, Run]:
+def launch_run(request: HttpRequest, body: LaunchBody) -> Status[Run]:
     """Queues a run; a refusal lists every reason at once, and nothing is queued then."""
     pair = chosen(Pair.objects.with_models(), request, body.pair, field="pair")
-    sets = PromptSet.objects.ready()
+    sets = PromptSet.objects.present()
     run = runs.launch(
         actor=actor(request),
         project=pair.project,
@@ -197,7 +197,7 @@ def launch_run(request: HttpRequest, body: LaunchBody) -> tuple[int, Run]:
         name=body.name,
         resources=body.model_dump(mode="json")["resources"],
     )
-    return 201, _again(run)
+    return Status(201, _again(run))
 
 
 @router.get("/{public_id}", response={200: RunReply, **REFUSALS}, summary="Read a run")
@@ -219,24 +219,26 @@ def resume_run(request: HttpRequest, public_id: str) -> Run:
 
 
 @router.post("/{public_id}/clone", response={201: RunReply, **WRITE_REFUSALS}, summary="Clone")
-def clone_run(request: HttpRequest, public_id: str, body: CloneBody) -> tuple[int, Run]:
+def clone_run(request: HttpRequest, public_id: str, body: CloneBody) -> Status[Run]:
     """Launches the same pair, recipe and prompt sets again."""
     run = visible(_rows(), request, public_id)
-    return 201, _again(runs.clone(run, actor=actor(request), name=body.name))
+    return Status(201, _again(runs.clone(run, actor=actor(request), name=body.name)))
 
 
 @router.get("/{public_id}/series", response={200: SeriesReply, **REFUSALS}, summary="Metric series")
 def read_series(
     request: HttpRequest,
     public_id: str,
-    keys: str = Query("", description="Metrics, separated by commas; empty: all that it has."),
+    metrics: str = Query(
+        "", alias="keys", description="Metrics, separated by commas; empty: all that it has."
+    ),
     points: int = Query(
         series.DEFAULT_POINTS, ge=1, le=MOST_POINTS, description="Most per metric."
     ),
 ) -> HttpResponse:
     """Exact in extremes and in counts of non-finite values, however few points are asked for."""
     run = visible(Run.objects.all(), request, public_id)
-    wanted = _metrics(keys) or series.keys(run)
+    wanted = _metrics(metrics) or series.keys(run)
     return _json(series.encode(series.read(run, wanted, points=points)))
 
 
