@@ -19,11 +19,18 @@ from statistics import median
 from typing import Any
 
 import yaml
+from playwright.sync_api import sync_playwright
 
 from benchmarks.records import ROOT, Row, Rows
+from opdcore import forkserver_client
 from opdcore.contract.job import Job
+from tests.browser.application import Application, cancel, launch, log_in, running
+from tests.conftest import CHROMIUM_FLAGS, chromium
+from workers.broker import socket_path
 
 SEEDS = range(5)
+LAUNCHES = 5
+LABORATORIES = ROOT / "state" / "laboratories"
 
 
 def setup() -> list[Row]:
@@ -42,14 +49,47 @@ def _set_up(clone: Path, home: Path) -> float:
     return round(time.monotonic() - start, 1)
 
 
+def first_point() -> list[Row]:
+    """Seconds from the click on Launch to the first point of a chart, job process warm and cold."""
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as application:
+        return [
+            {"kind": kind, "seconds": round(_click_to_point(application, warm=warm), 2)}
+            for kind, warm in (("warm", True), ("cold", False))
+            for _ in range(LAUNCHES)
+        ]
+
+
+def _click_to_point(application: Application, *, warm: bool) -> float:
+    """One launch in a browser of its own; the run is cancelled as soon as its point is there."""
+    socket = socket_path(application.state, "forkserver")
+    while warm and (forkserver_client.warming(socket) or not socket.exists()):
+        time.sleep(0.5)
+    if not warm:
+        forkserver_client.retire(socket)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=CHROMIUM_FLAGS.split()
+        )
+        page = browser.new_page()
+        log_in(page, application)
+        seconds = launch(page, application)
+        cancel(page)
+        browser.close()
+    return seconds
+
+
 def success() -> list[Row]:
-    """One laboratory run per seed, from the build of its models to the outcome, on the command line."""
+    """One laboratory run per seed, from the build of its models to the outcome, on the command line.
+
+    Built models are kept, so that a repetition only runs them.
+    """
+    LABORATORIES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         return [_run_seed(seed, Path(folder)) for seed in SEEDS]
 
 
 def _run_seed(seed: int, folder: Path) -> Row:
-    laboratory, job = folder / f"laboratory-{seed}", folder / f"job-{seed}.json"
+    laboratory, job = LABORATORIES / f"sums-{seed}", folder / f"job-{seed}.json"
     began = time.monotonic()
     _opdcore("lab", "build", str(laboratory), "--family", "sums", "--seed", str(seed))
     built = time.monotonic()
@@ -92,6 +132,8 @@ def summarise(rows: Rows) -> dict[str, Any]:
     return {
         "setup_seconds_cold": _median(rows.get("setup", ()), "cold"),
         "setup_seconds_repeated": _median(rows.get("setup", ()), "repeated"),
+        "first_point_seconds_median": _median(rows.get("first_point", ()), "warm"),
+        "first_point_seconds_median_cold": _median(rows.get("first_point", ()), "cold"),
         "success": [{name: row[name] for name in names} for row in rows.get("success", ())],
     }
 
@@ -101,4 +143,4 @@ def _median(rows: Sequence[Row], kind: str) -> float | None:
     return median(seconds) if seconds else None
 
 
-PARTS = {"setup": setup, "success": success}
+PARTS = {"setup": setup, "first_point": first_point, "success": success}

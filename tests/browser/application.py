@@ -1,0 +1,88 @@
+"""The whole application as a person starts it, in a folder of its own, and the journey through it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from playwright.sync_api import Page, expect
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 180
+FIRST_POINT = "series-chart[keys='token_reward'] .chart-step"
+
+
+class Application(NamedTuple):
+    """A running application: its address, a log-in, and its state folder."""
+
+    url: str
+    username: str
+    password: str
+    state: Path
+
+
+@contextmanager
+def running(state: Path) -> Iterator[Application]:
+    """`manage.py up` with real broker, worker and web server; stopped as by Ctrl-C."""
+    given = {"STILLROOM_STATE": str(state), "PYTHONUNBUFFERED": "1"}
+    kept = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL")}
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "up", "--port", "8700"],
+        cwd=ROOT, env=kept | given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        yield _announced(process, state)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+
+
+def _announced(process: subprocess.Popen[str], state: Path) -> Application:
+    text, deadline = "", time.monotonic() + START_SECONDS
+    assert process.stdout is not None
+    while "Stop it with" not in text:
+        line = process.stdout.readline()
+        if not line or time.monotonic() > deadline:
+            raise RuntimeError(f"The application did not start:\n{text}")
+        text += line
+    url = re.search(r"http://\S+", text)
+    login = re.search(r"Log in as (\S+), password (\S+)", text)
+    assert url, text
+    assert login, text
+    return Application(url[0], login[1], login[2], state)
+
+
+def log_in(page: Page, application: Application) -> None:
+    page.goto(application.url)
+    page.fill("[name=username]", application.username)
+    page.fill("[name=password]", application.password)
+    page.click("button[type=submit]")
+    page.wait_for_url("**/runs/")
+
+
+def launch(page: Page, application: Application) -> float:
+    """Launches the laboratory run from the form; seconds from the click to its first live point."""
+    page.goto(f"{application.url}runs/new/")
+    button = page.get_by_role("button", name="Launch run")
+    button.wait_for()
+    page.wait_for_load_state("networkidle")
+    clicked = time.monotonic()
+    button.click()
+    page.wait_for_url(re.compile(r"/runs/(?!new)[a-z0-9]+/$"))
+    page.locator(FIRST_POINT, has_text="step").wait_for(timeout=120_000)
+    return time.monotonic() - clicked
+
+
+def cancel(page: Page) -> None:
+    """Cancels the run on its page and waits until it has stopped."""
+    page.get_by_role("button", name="Cancel run").click()
+    page.get_by_role("button", name="Stop after this step?").click()
+    expect(page.locator("#run-badges")).to_contain_text("Cancelled", timeout=60_000)
