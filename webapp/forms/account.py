@@ -34,7 +34,7 @@ class LoginForm(AuthenticationForm):
 
 
 class ApiTokenForm(forms.Form):
-    name = forms.CharField(max_length=80, help_text="Where it will be used, such as `CI`.")
+    name = forms.CharField(max_length=80, help_text="Where it will be used, such as CI.")
     expires_at = forms.DateField(
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}),

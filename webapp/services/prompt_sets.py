@@ -288,7 +288,7 @@ def _finish(row: PromptSet, tally: _Tally, sha256: str, canonical: Path) -> None
     row.state = PromptSet.State.READY
     with transaction.atomic():
         row.save()
-        detail = {"name": str(row), "rows": row.rows, "sha256": sha256}
+        detail = {"name": str(row), "rows": row.rows, "sha256": sha256[:12]}
         audit.record(row.created_by, "create", project=row.project, about=row, detail=detail)
 
 
