@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,8 +33,9 @@ from workers.broker import Broker, socket_path, wait_until
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 PORTS_TRIED = 50
-# A program that dies more often than this is broken, and starting it again helps nobody.
-MOST_RESTARTS = 5
+# A program that dies again within this time is started again after twice the wait.
+STEADY_SECONDS = 60.0
+LONGEST_WAIT_SECONDS = 30.0
 LOCK = "up.json"
 
 Tell = Callable[[str], None]
@@ -60,10 +62,12 @@ class Program:
     env: dict[str, str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
+    started_at: float = 0.0
+    wait_seconds: float = 1.0
 
     def start(self) -> None:
         """On a leash: the kernel ends it if `up` is killed; its own group spares it Ctrl-C."""
+        self.started_at = time.monotonic()
         leash = [sys.executable, "-m", "opdcore.leash", str(os.getpid()), str(settings.BASE_DIR)]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -80,6 +84,16 @@ class Program:
     @property
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
+
+    def is_due(self) -> bool:
+        """Whether it is time to start it again: later each time that it died young."""
+        lived = time.monotonic() - self.started_at
+        if lived > STEADY_SECONDS:
+            self.wait_seconds = 1.0
+        if lived < self.wait_seconds:
+            return False
+        self.wait_seconds = min(2 * self.wait_seconds, LONGEST_WAIT_SECONDS)
+        return True
 
     def stop(self, *, grace_seconds: float) -> None:
         """Asks it to end, and insists after the grace."""
@@ -172,19 +186,9 @@ class Application:
         if self._broker is not None and self._broker.watch():
             self.tell("The broker had died and was started again")
         for program in self._programs:
-            if program.ended:
-                self._restart(program)
-
-    def _restart(self, program: Program) -> None:
-        if program.restarts >= MOST_RESTARTS:
-            raise StillroomError(
-                "up.keeps_dying",
-                f"The {program.name} died {MOST_RESTARTS + 1} times.",
-                remedy=f"See {program.log}.",
-            )
-        program.restarts += 1
-        self.tell(f"The {program.name} had died and was started again; see {program.log}")
-        program.start()
+            if program.ended and program.is_due():
+                self.tell(f"The {program.name} had died and is started again; see {program.log}")
+                program.start()
 
     def _stop(self) -> None:
         """The worker first: its jobs end at their next step, and it records their last words."""

@@ -11,6 +11,7 @@ from workers.host import queue_name
 
 class Command(BaseCommand):
     help = "Execute runs on this host's devices until stopped."
+    requires_system_checks = []  # they are about pages
 
     def handle(self, **_: object) -> None:
         host = inventory.host()
