@@ -40,6 +40,8 @@ NINJA_WORDS = {
     "Unauthorized": "You are not known here.",
     "CSRF check Failed": "The CSRF token is missing or wrong.",
 }
+# How the operations name the parts of a request that are read as one document.
+PARTS = ("body", "form", "query")
 REMEDIES: dict[int, str] = {
     400: "Send JSON with the header Content-Type: application/json.",
     401: "Send the header Authorization: Bearer TOKEN; tokens are made on your account page.",
@@ -104,8 +106,9 @@ def fields_at_fault(contexts: Iterable[ValidationErrorContext[Any]]) -> Validati
 
 
 def info_of(fault: Fault) -> ErrorInfo:
-    """A fault as an error; the path is that within the body."""
-    path = fault.path.removeprefix("body").removeprefix(".")
+    """A fault as an error; the path is that within the body, the form or the query."""
+    first, _, rest = fault.path.partition(".")
+    path = rest if first in PARTS else fault.path
     return ErrorInfo(
         code=f"api.{fault.kind}", message=fault.message, remedy=fault.remedy, field=path or None
     )

@@ -54,15 +54,9 @@ class ModelBody(Document):
 
 
 @router.get("", response={200: ModelPage, **REFUSALS}, summary="List models")
-def list_models(
-    request: HttpRequest,
-    project: str | None = Query(
-        None, description="public_id of a project; all of yours if absent."
-    ),
-    after: str | None = Query(None, description="`next` of the page before."),
-) -> scope.Page[RegisteredModel]:
+def list_models(request: HttpRequest, query: Query[scope.ListQuery]) -> scope.Page[RegisteredModel]:
     """At most 100 a page, newest first."""
-    return scope.page(RegisteredModel.objects.all(), request, in_project=project, after=after)
+    return scope.page(RegisteredModel.objects.all(), request, query)
 
 
 @router.post("", response={201: ModelReply, **WRITE_REFUSALS}, summary="Register a model")

@@ -74,15 +74,9 @@ class PairBody(Document):
 
 
 @router.get("", response={200: PairPage, **REFUSALS}, summary="List pairs")
-def list_pairs(
-    request: HttpRequest,
-    project: str | None = Query(
-        None, description="public_id of a project; all of yours if absent."
-    ),
-    after: str | None = Query(None, description="`next` of the page before."),
-) -> scope.Page[Pair]:
+def list_pairs(request: HttpRequest, query: Query[scope.ListQuery]) -> scope.Page[Pair]:
     """At most 100 a page, newest first."""
-    return scope.page(Pair.objects.with_models(), request, in_project=project, after=after)
+    return scope.page(Pair.objects.with_models(), request, query)
 
 
 @router.post("", response={201: PairReply, **WRITE_REFUSALS}, summary="Make a pair")

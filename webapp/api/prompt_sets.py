@@ -64,6 +64,11 @@ class UploadForm(Schema):
     project: str | None = Field(None, description="Needed where you are in several.")
 
 
+class PromptsQuery(Schema):
+    start: int = Field(0, ge=0, description="First row, from 0.")
+    count: int = Field(50, ge=1, le=MOST_PROMPTS)
+
+
 class PromptsReply(Schema):
     items: list[Prompt]
     start: int
@@ -74,15 +79,9 @@ CREATED = {201: PromptSetReply, 202: PromptSetReply, **WRITE_REFUSALS}
 
 
 @router.get("", response={200: PromptSetPage, **REFUSALS}, summary="List prompt sets")
-def list_prompt_sets(
-    request: HttpRequest,
-    project: str | None = Query(
-        None, description="public_id of a project; all of yours if absent."
-    ),
-    after: str | None = Query(None, description="`next` of the page before."),
-) -> scope.Page[PromptSet]:
+def list_prompt_sets(request: HttpRequest, query: Query[scope.ListQuery]) -> scope.Page[PromptSet]:
     """At most 100 a page, newest first."""
-    return scope.page(PromptSet.objects.present(), request, in_project=project, after=after)
+    return scope.page(PromptSet.objects.present(), request, query)
 
 
 @router.post("", response=CREATED, summary="Make a prompt set")
@@ -124,10 +123,7 @@ def read_prompt_set(request: HttpRequest, public_id: str) -> PromptSet:
 
 @router.get("/{public_id}/prompts", response={200: PromptsReply, **REFUSALS}, summary="Its prompts")
 def read_prompts(
-    request: HttpRequest,
-    public_id: str,
-    start: int = Query(0, ge=0, description="First row, from 0."),
-    count: int = Query(50, ge=1, le=MOST_PROMPTS),
+    request: HttpRequest, public_id: str, query: Query[PromptsQuery]
 ) -> dict[str, object]:
     """Some rows as they are stored."""
     row = scope.visible(PromptSet.objects.present(), request, public_id)
@@ -138,8 +134,8 @@ def read_prompts(
             remedy="Ask again once its state is ready.",
             field="public_id",
         )
-    items = prompt_sets.page_of(row, start=start, count=count)
-    return {"items": items, "start": start, "rows": row.rows}
+    items = prompt_sets.page_of(row, start=query.start, count=query.count)
+    return {"items": items, "start": query.start, "rows": row.rows}
 
 
 def _imported(row: PromptSet) -> Status[PromptSet] | HttpResponse:

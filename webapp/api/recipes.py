@@ -43,6 +43,12 @@ class RecipePage(Schema):
     next: str | None
 
 
+class RecipesQuery(scope.ListQuery):
+    """Newest versions, or all of one name."""
+
+    name: str | None = Field(None, description="All versions of this name.")
+
+
 class RecipeText(Document):
     """A recipe as JSON (`document`) or as YAML (`yaml`): one of the two."""
 
@@ -85,17 +91,10 @@ class CheckedReply(Schema):
 
 
 @router.get("", response={200: RecipePage, **REFUSALS}, summary="List recipes")
-def list_recipes(
-    request: HttpRequest,
-    project: str | None = Query(
-        None, description="public_id of a project; all of yours if absent."
-    ),
-    name: str | None = Query(None, description="All versions of this name."),
-    after: str | None = Query(None, description="`next` of the page before."),
-) -> scope.Page[Recipe]:
+def list_recipes(request: HttpRequest, query: Query[RecipesQuery]) -> scope.Page[Recipe]:
     """The newest version of each name, or all versions of one; at most 100 a page."""
-    rows = Recipe.objects.newest() if name is None else Recipe.objects.filter(name=name)
-    return scope.page(rows.defer("document"), request, in_project=project, after=after)
+    rows = Recipe.objects.newest() if query.name is None else Recipe.objects.filter(name=query.name)
+    return scope.page(rows.defer("document"), request, query)
 
 
 @router.post("", response={201: RecipeReply, **WRITE_REFUSALS}, summary="Save a recipe")

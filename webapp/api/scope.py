@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Generic, cast
 
 from django.http import Http404, HttpRequest
+from ninja import Schema
+from pydantic import Field
 
 from opdcore.contract.errors import BadInput
 from webapp.models import Project, User
@@ -56,6 +58,13 @@ def project(request: HttpRequest, public_id: str | None) -> Project:
     )
 
 
+class ListQuery(Schema):
+    """Which part of a list."""
+
+    project: str | None = Field(None, description="public_id of a project; absent: all of yours.")
+    after: str | None = Field(None, description="`next` of the page before.")
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
     """Some rows, newest first; `next` is the `after` of the following page."""
@@ -64,15 +73,13 @@ class Page(Generic[Row]):
     next: str | None
 
 
-def page(
-    rows: OwnedQuerySet[Row], request: HttpRequest, *, in_project: str | None, after: str | None
-) -> Page[Row]:
+def page(rows: OwnedQuerySet[Row], request: HttpRequest, query: ListQuery) -> Page[Row]:
     """The caller's rows after that one, found by key, so that no page is slower than the first."""
     mine = rows.visible_to(actor(request)).order_by("-pk")
-    if in_project:
-        mine = mine.filter(project=project(request, in_project))
-    if after:
-        mine = mine.filter(pk__lt=chosen(rows, request, after, field="after").pk)
+    if query.project:
+        mine = mine.filter(project=project(request, query.project))
+    if query.after:
+        mine = mine.filter(pk__lt=chosen(rows, request, query.after, field="after").pk)
     found = list(mine[: ROWS + 1])
     more = len(found) > ROWS
     return Page(found[:ROWS], next=str(found[ROWS - 1].public_id) if more else None)  # type: ignore[attr-defined]

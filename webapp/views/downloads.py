@@ -20,6 +20,6 @@ def stream(request: HttpRequest, pieces: Iterator[bytes], *, name: str) -> Strea
 
 
 async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    read = sync_to_async(next, thread_sensitive=False)
-    while (piece := await read(pieces, None)) is not None:
+    read = sync_to_async(lambda: next(pieces, None), thread_sensitive=False)
+    while (piece := await read()) is not None:
         yield piece
