@@ -68,13 +68,13 @@ function bands(store, colours) {
   }));
 }
 
-function axes(colours) {
+function axes(colours, format) {
   const shared = { stroke: colours.axis, font: FONT };
   const ticks = { stroke: colours.rule, width: 1, size: 4 };
   const grid = { stroke: colours.grid, width: 1 };
   return [
     { ...shared, size: 26, gap: 4, ticks, grid: { show: false }, incrs: stepIncrements() },
-    { ...shared, size: 46, gap: 4, grid, ticks: { show: false }, values: (_, v) => v.map(format) },
+    { ...shared, size: 50, gap: 4, grid, ticks: { show: false }, values: (_, v) => v.map(format) },
   ];
 }
 
@@ -156,7 +156,7 @@ export function columns(store) {
   return [x, ...last, ...byKey.flatMap((column) => [column.min, column.max])];
 }
 
-export function plot(host, store, { fixed, onCursor }) {
+export function plot(host, store, { fixed, format, onCursor }) {
   const colours = palette(host);
   const layer = (draw) => (u) => {
     u.ctx.save();
@@ -175,7 +175,7 @@ export function plot(host, store, { fixed, onCursor }) {
       y: false,
     },
     scales: { x: { time: false }, y: { range: yRange(fixed, store) } },
-    axes: axes(colours),
+    axes: axes(colours, format),
     series: [{}, ...lines(store, colours), ...edges(store)],
     bands: bands(store, colours),
     hooks: {

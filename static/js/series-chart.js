@@ -1,11 +1,13 @@
 /* <series-chart keys="overlap_ratio,overlap_mass" src="/.../series.json" label="Overlap" unit="share"
    names="ratio,mass" fixed="0,1" reference="teacher_accuracy">: metric series of one run.
 
-   `reference` names metrics whose latest value is drawn as a level. Loads src?keys=..., then follows the document's `run-events`. Charts of one page share the cursor.
+   `reference` names metrics whose latest value is drawn as a level, `bounds` the two that are the band
+   of the first key. Loads src?keys=..., then follows the document's `run-events`. Charts of one page
+   share the cursor.
    Drag zooms, a double click shows all. A summary and a table say the same in words and numbers. */
 import { colourOf, columns, DASHES, plot, redraw } from "./chart-plot.js";
 import { element, icon } from "./dom.js";
-import { format } from "./number-format.js";
+import { formatOf } from "./number-format.js";
 import { SeriesStore } from "./series-store.js";
 
 const TABLE_ROWS = 200;
@@ -19,7 +21,9 @@ class SeriesChart extends HTMLElement {
     this.names =
       this.getAttribute("names")?.split(",") ?? this.keys.map((k) => k.replaceAll("_", " "));
     this.references = this.getAttribute("reference")?.split(",") ?? [];
-    this.store = new SeriesStore(this.keys, this.references);
+    this.bounds = this.getAttribute("bounds")?.split(",") ?? [];
+    this.store = new SeriesStore(this.keys, this.references, this.bounds);
+    this.format = formatOf(this.getAttribute("unit"));
     this.waiting = [];
     this.build();
     this.heard = (event) => this.receive(event.detail.events);
@@ -44,7 +48,7 @@ class SeriesChart extends HTMLElement {
     const label = this.getAttribute("label") ?? this.names.join(", ");
     const title = element("h3", { className: "chart-title", text: label });
     const unit = this.getAttribute("unit");
-    if (unit) title.append(" ", element("span", { className: "unit", text: unit }));
+    if (unit && unit !== "bytes") title.append(" ", element("span", { className: "unit", text: unit }));
     this.switch = element(
       "button",
       {
@@ -104,7 +108,7 @@ class SeriesChart extends HTMLElement {
 
   async load() {
     const url = new URL(this.getAttribute("src"), location.href);
-    url.searchParams.set("keys", [...this.keys, ...this.references].join(","));
+    url.searchParams.set("keys", [...this.keys, ...this.references, ...this.bounds].join(","));
     try {
       const answer = await fetch(url, { headers: { Accept: "application/json" } });
       if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
@@ -152,7 +156,11 @@ class SeriesChart extends HTMLElement {
     if (!this.host.clientWidth) return;
     this.host.replaceChildren();
     const fixed = this.getAttribute("fixed")?.split(",").map(Number);
-    this.plot = plot(this.host, this.store, { fixed, onCursor: (index) => this.showValues(index) });
+    this.plot = plot(this.host, this.store, {
+      fixed,
+      format: this.format,
+      onCursor: (index) => this.showValues(index),
+    });
   }
 
   forget() {
@@ -185,7 +193,7 @@ class SeriesChart extends HTMLElement {
     const at = index ?? x.length - 1;
     this.values.forEach((node, key) => {
       const value = rows[key] && latest(rows[key], at, index === null);
-      node.textContent = rows[key] ? format(value) : "";
+      node.textContent = rows[key] ? this.format(value) : "";
     });
     this.at.textContent = x.length ? `step ${x[at]}` : "";
     const bad = this.store.nonfinite();
@@ -225,7 +233,7 @@ class SeriesChart extends HTMLElement {
     const body = element("tbody");
     for (let at = x.length - 1; at >= Math.max(0, x.length - TABLE_ROWS); at -= 1) {
       const cells = this.keys.map((_, key) =>
-        element("td", { className: "num", text: format(rows[key][at]) }),
+        element("td", { className: "num", text: this.format(rows[key][at]) }),
       );
       body.append(
         element("tr", {}, [
@@ -243,10 +251,10 @@ class SeriesChart extends HTMLElement {
     const sentences = this.keys.map((key, index) => {
       const s = this.store.summary(key);
       if (!s) return `${this.names[index]}: no values yet.`;
-      return `${this.names[index]}: ${s.points} points, ${format(s.first.value)} at step ${s.first.x} to ${format(s.last.value)} at step ${s.last.x}, lowest ${format(s.lowest)}, highest ${format(s.highest)}.`;
+      return `${this.names[index]}: ${s.points} points, ${this.format(s.first.value)} at step ${s.first.x} to ${this.format(s.last.value)} at step ${s.last.x}, lowest ${this.format(s.lowest)}, highest ${this.format(s.highest)}.`;
     });
     for (const [key, value] of this.store.references) {
-      sentences.push(`${key.replaceAll("_", " ")}: ${format(value)}.`);
+      sentences.push(`${key.replaceAll("_", " ")}: ${this.format(value)}.`);
     }
     this.summary.textContent = sentences.join(" ");
   }

@@ -6,10 +6,12 @@
 const COLUMNS = ["x", "last", "min", "max", "nonfinite"];
 
 export class SeriesStore {
-  /* The latest value of a reference key is a level to compare with, not a series. */
-  constructor(keys, referenceKeys = []) {
+  /* The latest value of a reference key is a level to compare with, not a series. Bound keys, a lower
+     and an upper one, are the band of the first key. */
+  constructor(keys, referenceKeys = [], boundKeys = []) {
     this.keys = keys;
     this.referenceKeys = referenceKeys;
+    this.boundKeys = boundKeys;
     this.series = new Map(keys.map((key) => [key, empty()]));
     this.stages = [];
     this.seq = -1;
@@ -25,10 +27,21 @@ export class SeriesStore {
       const columns = { x, last, min, max, nonfinite: counts };
       for (const name of COLUMNS) this.series.get(key)[name] = [...columns[name]];
     }
+    this.bound(series);
     for (const key of this.referenceKeys) {
       const value = series[key]?.last.at(-1) ?? null;
       if (value !== null) this.references.set(key, value);
     }
+  }
+
+  bound(series) {
+    const own = this.series.get(this.keys[0]);
+    this.boundKeys.forEach((key, index) => {
+      const { x = [], last = [] } = series[key] ?? {};
+      const at = new Map(x.map((value, row) => [value, last[row]]));
+      const column = own[index ? "max" : "min"];
+      own.x.forEach((value, row) => (column[row] = at.get(value) ?? column[row]));
+    });
   }
 
   /* Takes events in order and says whether anything that is drawn has changed. */
@@ -73,20 +86,18 @@ export class SeriesStore {
     const x = (this.stages[event.stage_index]?.offset ?? 0) + event.step;
     const present = this.keys.filter((key) => key in values);
     for (const key of present) {
-      this.put(
-        this.series.get(key),
-        { x, value: values[key], bad: key in nonfinite },
-        event.attempt,
-      );
+      const [min, max] = key === this.keys[0] ? this.boundKeys.map((bound) => values[bound]) : [];
+      const point = { x, value: values[key], min, max, bad: key in nonfinite };
+      this.put(this.series.get(key), point, event.attempt);
     }
     return present.length > 0;
   }
 
-  put(series, { x, value, bad }, attempt) {
+  put(series, { x, value, min, max, bad }, attempt) {
     const index = lowerBound(series.x, x);
     if (index < series.x.length && attempt !== series.attempt) truncate(series, index);
     const replaced = series.x[index] === x ? 1 : 0;
-    const row = { x, last: value, min: value, max: value, nonfinite: bad ? 1 : 0 };
+    const row = { x, last: value, min: min ?? value, max: max ?? value, nonfinite: bad ? 1 : 0 };
     for (const name of COLUMNS) series[name].splice(index, replaced, row[name]);
     series.attempt = attempt;
   }

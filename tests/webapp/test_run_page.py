@@ -50,7 +50,7 @@ def evaluated(role, **values):
 
 
 def positions(value):
-    columns = {key: (value, None) for key in POSITION_METRICS}
+    columns = dict.fromkeys(POSITION_METRICS, (value, None))
     return Positions(edges=(0, 16, 32), positions=(9, 0), values=columns)
 
 

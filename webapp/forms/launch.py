@@ -168,8 +168,9 @@ class LaunchForm(forms.Form):
     def resources(self) -> dict[str, Any]:
         """The run's resources as the contract knows them."""
         device, threads = self.cleaned_data["device"], self.cleaned_data["threads"]
-        asked = {"devices": (device,)} if device else {}
-        return {"train": asked | ({"threads": threads} if threads else {})}
+        asked = {"devices": [device]} if device else {}
+        asked |= {"threads": threads} if threads else {}
+        return {"train": asked} if asked else {}
 
     def refuse(self, problems: Sequence[ErrorInfo]) -> None:
         """Puts each problem at the field that it names."""

@@ -6,7 +6,7 @@ usually sustains. It knows no form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.recipe import Recipe as RecipeDocument
@@ -21,6 +21,8 @@ SUSTAINED: dict[str, tuple[float, float]] = {"cpu": (4e10, 1e10), "cuda": (2e13,
 LOGITS_BYTES: dict[str, int] = {"cpu": 256 << 20, "cuda": 4 << 30}
 LOGITS_TABLES = 10
 BYTES_PER_TRACED_TOKEN = 60
+# Least time of one layer at one position, whatever its size: starting its kernels.
+SECONDS_PER_LAYER = 0.0005
 # Without an earlier run, a response is taken to be half as long as it may be.
 EXPECTED_LENGTH_SHARE = 0.5
 
@@ -60,14 +62,20 @@ def of(pair: Pair, recipe: RecipeDocument, *, longest_prompt: int | None = None)
         return None
     device = Device.objects.order_by("-memory_bytes").first()
     kind = device.kind if device else "cpu"
-    found = [
-        _of_stage(cards, stage, pair, longest_prompt=longest_prompt, kind=kind) for stage in stages
-    ]
+    found, speeds = zip(
+        *(
+            _of_stage(cards, stage, pair, longest_prompt=longest_prompt, kind=kind)
+            for stage in stages
+        ),
+        strict=True,
+    )
     pace = _pace(pair)
     tokens = sum(_tokens(stage) for stage in stages)
     return Needs(
         memory=max(found, key=lambda one: one.peak_memory_bytes),
-        seconds=tokens * pace.seconds_per_token if pace else sum(one.seconds for one in found),
+        seconds=tokens * pace.seconds_per_token
+        if pace
+        else sum(one.seconds for one in found) + _evaluation_seconds(recipe, speeds[0]),
         disk_bytes=max(one.disk_bytes for one in found),
         device=device.name if device else "a processor",
         device_memory_bytes=device.memory_bytes if device else None,
@@ -90,18 +98,39 @@ def _of_stage(
     *,
     longest_prompt: int | None,
     kind: str,
-) -> Estimate:
+) -> tuple[Estimate, Throughput]:
     student, teachers = cards
     plan = _plan(student, stage, pair, longest_prompt=longest_prompt, kind=kind)
+    throughput = _throughput(cards, plan, kind)
+    return estimate(student, teachers, plan=plan, throughput=throughput), throughput
+
+
+def _throughput(cards: tuple[ModelCard, list[ModelCard]], plan: Plan, kind: str) -> Throughput:
+    """Assumed speeds, where no position is sampled faster than its kernels can be started."""
+    student, teachers = cards
     operations, memory_speed = SUSTAINED.get(kind, SUSTAINED["cpu"])
-    throughput: Throughput = assumed_throughput(
+    assumed = assumed_throughput(
         student,
         teachers,
         plan=plan,
         flops_per_second=operations,
         memory_bytes_per_second=memory_speed,
     )
-    return estimate(student, teachers, plan=plan, throughput=throughput)
+    fastest = plan.rollouts / (SECONDS_PER_LAYER * student.layers)
+    return replace(assumed, sampled=min(assumed.sampled, fastest))
+
+
+def _evaluation_seconds(recipe: RecipeDocument, throughput: Throughput) -> float:
+    """Answers to the held-out prompts before, during and after, and the teacher's."""
+    asked = recipe.evaluation
+    stages = [stage for stage in recipe.stages if stage.kind == "distill"]
+    during = sum(
+        -(-stage.steps // stage.evaluate_steps) for stage in stages if stage.evaluate_steps
+    )
+    times = 1 + max(1, during) + asked.teacher
+    responses = times * asked.prompts * asked.samples_per_prompt
+    tokens = responses * asked.max_response_tokens * EXPECTED_LENGTH_SHARE
+    return tokens / throughput.sampled
 
 
 def _plan(

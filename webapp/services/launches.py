@@ -6,6 +6,7 @@ run. It knows no form.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Review:
     sides: list[Side]
     queue_length: int
     job: str
+    body: str | None
 
     @property
     def ready(self) -> bool:
@@ -69,6 +71,7 @@ def review(choice: Choice) -> Review:
         sides=launch_preview.examples(pair, choice.train) if readable else [],
         queue_length=estimates.queue_length(),
         job=_job(choice),
+        body=_body(choice),
     )
 
 
@@ -101,6 +104,18 @@ def _recipe(choice: Choice, project: Project, actor: User) -> Recipe:
 def _longest(choice: Choice) -> int | None:
     found = launch_preview.lengths(choice.pair, choice.train, most_tokens=0)
     return found.longest if found else None
+
+
+def _body(choice: Choice) -> str | None:
+    """What the API takes to launch the same; None where turned knobs are no saved recipe yet."""
+    if choice.turned is not None:
+        return None
+    parts = {"pair": choice.pair, "recipe": choice.recipe, "train": choice.train}
+    parts |= {"held_out": choice.held_out} if choice.held_out else {}
+    asked: dict[str, Any] = {name: part.public_id for name, part in parts.items()}
+    asked |= {"name": choice.name} if choice.name else {}
+    asked |= {"resources": choice.resources} if choice.resources else {}
+    return json.dumps(asked, indent=2)
 
 
 def _job(choice: Choice) -> str:

@@ -19,9 +19,9 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 @register.filter
-def short(value: float | None) -> str:
-    """A number with four significant digits."""
-    return MISSING if value is None else f"{value:.4g}"
+def short(value: float | None, digits: int = 4) -> str:
+    """A number with so many significant digits."""
+    return MISSING if value is None else f"{value:.{digits}g}"
 
 
 @register.filter

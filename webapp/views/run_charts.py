@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 
 class Chart(NamedTuple):
-    """One chart; `names` are the lines' short names and `fixed` the borders of its axis."""
+    """One chart: `names` of its lines, `fixed` borders of its axis, `bounds` the first line's band."""
 
     label: str
     keys: str
     names: str
     unit: str = ""
     fixed: str = ""
+    bounds: str = ""
+    reference: str = ""
 
 
 class Group(NamedTuple):
@@ -55,14 +57,16 @@ GROUPS = (
     ),
     Group(
         "Evaluation",
-        "Held-out prompts, graded. The thin lines are 95 % bounds; a gain counts once the lower "
-        "bound passes where the student began.",
+        "Held-out prompts, graded, with 95 % bounds as a band. A gain counts once the lower bound "
+        "passes where the student began.",
         (
             Chart(
                 "Accuracy",
-                "accuracy,accuracy_low,accuracy_high,teacher_accuracy",
-                "student,lower bound,upper bound,teacher",
+                "accuracy",
+                "student",
                 fixed="0,1",
+                bounds="accuracy_low,accuracy_high",
+                reference="teacher_accuracy",
             ),
             Chart("Gap recovery", "gap_recovery", "closed share of the gap"),
         ),
@@ -107,13 +111,13 @@ GROUPS = (
     ),
     Group(
         "Throughput",
-        "Where the time of a step goes.",
+        "Where the time of a step goes; training includes the teacher's scoring.",
         (
             Chart("Generated tokens", "tokens_per_second", "of the step", unit="tokens/s"),
             Chart(
                 "Seconds by phase",
                 "sample_seconds,train_seconds,update_seconds,grade_seconds",
-                "sampling,scoring and training,update,grading",
+                "sampling,training,update,grading",
                 unit="s",
             ),
             Chart("Peak memory", "peak_memory_bytes", "of the process", unit="bytes"),

@@ -73,8 +73,9 @@ def samples(request: HttpRequest, public_id: str) -> HttpResponse:
     run = _run(request, public_id)
     files = traces.files(run)
     asked = request.GET.get("key", "")
-    chosen = next((file for file in files if file.key == asked), files[-1] if files else None)
-    context = {"run": run, "files": files, "chosen": chosen}
+    newest = files[-1] if files else None
+    chosen = next((file for file in files if file.key == asked), newest)
+    context = {"run": run, "files": files, "chosen": chosen, "newest": newest}
     return render(request, "runs/_samples.html", context)
 
 
