@@ -17,6 +17,7 @@ from webapp.views import (
     run_list,
     run_page,
     styleguide,
+    workers,
 )
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -67,6 +68,10 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("recipes/import/", recipes.import_recipe, name="recipe-import"),
     path("recipes/<slug:public_id>/", recipes.recipe, name="recipe"),
     path("recipes/<slug:public_id>/yaml/", recipes.download_recipe, name="recipe-download"),
+    path("workers/", workers.workers, name="workers"),
+    path("workers/state/", workers.state, name="workers-state"),
+    path("workers/", workers.workers, name="workers"),
+    path("workers/state/", workers.state, name="workers-state"),
     path("styleguide/", styleguide.styleguide, name="styleguide"),
     path("runs/", run_list.index, name="runs"),
     path("runs/bulk/", run_list.bulk, name="runs-bulk"),

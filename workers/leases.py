@@ -18,20 +18,13 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from webapp.models import Device, Lease, Run, Worker
+from webapp.services.machines import candidates, need
 
 LEASE_SECONDS = 60
 RENEW_SECONDS = 10
 # A host that was silent for so long may be gone for good: its runs may go on elsewhere.
 HOST_LOST_SECONDS = 600
 MOST_QUEUED = 200
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a run asks for; no kind means the best that the host has."""
-
-    count: int
-    kind: str | None
 
 
 @dataclass(frozen=True)
@@ -46,13 +39,6 @@ class Claim:
         return self.run.attempt
 
 
-def need(run: Run) -> Need:
-    """Devices named in the run's resources, counted over its roles; one where none is named."""
-    names = {name for role in run.resources.values() for name in role.get("devices", ())}
-    kinds = {name.partition(":")[0] for name in names}
-    return Need(max(1, len(names)), kinds.pop() if len(kinds) == 1 else None)
-
-
 def claim(worker: Worker) -> Claim | None:
     """The oldest run that this worker can start now, with its leases; None if there is none."""
     if not Run.objects.filter(status=Run.Status.QUEUED).exists():
@@ -62,7 +48,7 @@ def claim(worker: Worker) -> Claim | None:
         leased = set(Lease.objects.filter(device__in=devices).values_list("device_id", flat=True))
         free = [device for device in devices if device.pk not in leased]
         for run in _queue(worker):
-            wanted = _candidates(need(run), devices)
+            wanted = candidates(need(run), devices)
             granted = [device for device in wanted if device in free][: need(run).count]
             if len(wanted) < need(run).count:
                 continue  # another host's run
@@ -97,12 +83,6 @@ def _queue(worker: Worker) -> Iterable[Run]:
         for run in runs[:MOST_QUEUED]
         if settings.WORKER_SHARED_STATE or (run.host,) not in alive
     ]
-
-
-def _candidates(wanted: Need, devices: list[Device]) -> list[Device]:
-    """Devices of the kind that is wanted, or of the best kind where any will do."""
-    kind = wanted.kind or ("cuda" if any(device.kind == "cuda" for device in devices) else "cpu")
-    return [device for device in devices if device.kind == kind]
 
 
 def _take(run: Run, worker: Worker) -> bool:
