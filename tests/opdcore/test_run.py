@@ -250,3 +250,16 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
     with pytest.raises(BadInput) as refusal:
         events_of(make_job(tmp_path, pair=pair, recipe=make_recipe(k=4)), tmp_path / "run")
     assert refusal.value.info.code == "run.other_recipe"
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [("llama", "qwen2"), ("qwen2", "gpt_neox"), ("qwen3", "gemma"), ("gpt_neox", "llama")],
+)
+def test_any_two_architectures_of_one_tokenizer_distil(tmp_path, student, teacher):
+    recipe = make_recipe(steps=1, evaluation={"verifier": "math", "prompts": 2})
+    job = make_job(tmp_path, pair=make_pair(tmp_path, student, teacher), recipe=recipe)
+    events = events_of(job, tmp_path / "run")
+    assert events[-1].payload.status == "succeeded"
+    assert by_kind(events, "evaluation")[0].payload.verifier == "math"
+    assert by_kind(events, "metrics")[0].payload.values["sampler_logprob_difference"] < 1e-5
