@@ -9,7 +9,7 @@ import orjson
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import URLPattern, path
+from django.urls import URLPattern, URLResolver, path
 from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.errors import ValidationError, ValidationErrorContext
@@ -75,14 +75,15 @@ def build() -> StillroomAPI:
     return api
 
 
-def mounted(api: NinjaAPI) -> tuple[list[URLPattern], str, str]:
+def mounted(api: NinjaAPI) -> tuple[list[URLPattern | URLResolver], str, str]:
     """The API's addresses, its documentation, and an answer for every other address below it.
 
     The log-in page is no answer to a script: each operation asks who calls by itself.
     """
     patterns, app_name, namespace = api.urls
     for pattern in patterns:
-        pattern.callback = _for_scripts(pattern.callback)
+        if pattern.callback is not None:
+            pattern.callback = _for_scripts(pattern.callback)
     documentation = path("docs", page, {"api": api}, name="docs")
     absent = _for_scripts(_absent)
     elsewhere = path("<path:rest>", absent, name="absent")

@@ -121,6 +121,20 @@ class CloneBody(Document):
     name: str = Field("", max_length=120, description="Empty: the run's name and `again`.")
 
 
+class SeriesQuery(Schema):
+    keys: str = Field("", description="Metrics, separated by commas; empty: all that it has.")
+    points: int = Field(
+        series.DEFAULT_POINTS,
+        ge=1,
+        le=MOST_POINTS,
+        description="At most so many of each metric.",
+    )
+
+
+class EventsQuery(Schema):
+    after: int = Field(0, ge=0, description="Only events of a higher seq.")
+
+
 class StageReply(Schema):
     index: int
     kind: str
@@ -226,30 +240,17 @@ def clone_run(request: HttpRequest, public_id: str, body: CloneBody) -> Status[R
 
 
 @router.get("/{public_id}/series", response={200: SeriesReply, **REFUSALS}, summary="Metric series")
-def read_series(
-    request: HttpRequest,
-    public_id: str,
-    metrics: str = Query(
-        "", alias="keys", description="Metrics, separated by commas; empty: all that it has."
-    ),
-    points: int = Query(
-        series.DEFAULT_POINTS, ge=1, le=MOST_POINTS, description="Most per metric."
-    ),
-) -> HttpResponse:
+def read_series(request: HttpRequest, public_id: str, query: Query[SeriesQuery]) -> HttpResponse:
     """Exact in extremes and in counts of non-finite values, however few points are asked for."""
     run = visible(Run.objects.all(), request, public_id)
-    wanted = _metrics(metrics) or series.keys(run)
-    return _json(series.encode(series.read(run, wanted, points=points)))
+    wanted = _metrics(query.keys) or series.keys(run)
+    return _json(series.encode(series.read(run, wanted, points=query.points)))
 
 
 @router.get("/{public_id}/events", response={200: EventsReply, **REFUSALS}, summary="Events")
-def read_events(
-    request: HttpRequest,
-    public_id: str,
-    after: int = Query(0, ge=0, description="Only events of a higher seq."),
-) -> HttpResponse:
+def read_events(request: HttpRequest, public_id: str, query: Query[EventsQuery]) -> HttpResponse:
     """The next events as the run's socket sends them; call again with `seq` until none comes."""
-    page = live.read(actor(request), public_id, after=after)
+    page = live.read(actor(request), public_id, after=query.after)
     if page is None:
         raise Http404(f"There is no {public_id} that you may see.")
     return _json(page.text)
