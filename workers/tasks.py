@@ -13,18 +13,18 @@ from workers.host import Host
 _HOST = Host()
 
 
-@app.task(name=WAKE_TASK)
+@app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]
 def wake() -> None:
     """Executes queued runs, oldest first, while this worker has devices for them."""
     while not STOPPING.is_set() and (claimed := leases.claim(inventory.this_worker())):
         execute(claimed)
 
 
-@worker_ready.connect
+@worker_ready.connect  # type: ignore[untyped-decorator]
 def _begin(**_: object) -> None:
     _HOST.start()
 
 
-@worker_shutting_down.connect
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: object) -> None:
     _HOST.stop()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.uint32]
+Blob = bytes | memoryview  # SQLite gives the one, PostgreSQL the other
 
 # A quiet NaN with a payload that arithmetic never produces.
 _MISSING_BITS = np.uint32(0x7FC0_57A1)
@@ -135,7 +136,7 @@ def pack(buckets: Buckets) -> bytes:
     return b"".join(column.tobytes() for column in columns)
 
 
-def unpack(blob: bytes, *, offset: int = 0) -> Buckets:
+def unpack(blob: Blob, *, offset: int = 0) -> Buckets:
     """What `pack` stored, its steps moved by `offset`."""
     steps, last, minimum, maximum, nonfinite = np.frombuffer(blob, "<u4").reshape(5, -1)
     return Buckets(

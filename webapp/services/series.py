@@ -19,7 +19,7 @@ from django.db import transaction
 from opdcore.contract.recipe import Recipe
 from webapp.models import Event, MetricChunk, MetricRollup, Run
 from webapp.services import columns
-from webapp.services.columns import Buckets, Points
+from webapp.services.columns import Blob, Buckets, Points
 
 CHUNK_POINTS = 4096
 BUCKET_POINTS = 64
@@ -201,7 +201,7 @@ def _points_of(chunk: MetricChunk) -> Points:
     return _points(chunk.steps, chunk.values)
 
 
-def _points(steps: bytes, values: bytes) -> Points:
+def _points(steps: Blob, values: Blob) -> Points:
     return Points(np.frombuffer(steps, "<u4"), np.frombuffer(values, "<f4"))
 
 
@@ -302,7 +302,7 @@ def _grid(
     payloads = [orjson.loads(found[step]) for step in steps]
     return PositionGrid(
         stage_index=stage,
-        edges=tuple(max((payload["edges"] for payload in payloads), key=len)),
+        edges=max((tuple(payload["edges"]) for payload in payloads), key=len),
         x=[offset + step for step in steps],
         positions=[payload["positions"] for payload in payloads],
         values={key: [payload["values"].get(key, []) for payload in payloads] for key in metrics},
