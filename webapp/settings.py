@@ -228,5 +228,8 @@ LOGGING: dict[str, Any] = {
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
     "root": {"handlers": ["stderr"], "level": env.str("STILLROOM_LOG_LEVEL", "INFO")},
-    "loggers": {"django.server": {"level": logging.WARNING}},
+    "loggers": {
+        "django": {"handlers": [], "level": logging.INFO},
+        "django.server": {"handlers": [], "level": logging.WARNING, "propagate": True},
+    },
 }

@@ -38,6 +38,7 @@ from webapp.services.prompt_rows import Columns, RowError, format_of, prompt_of,
 SHOWN_ERRORS = 50
 AT_ONCE_BYTES = 1 << 20
 PROGRESS_SECONDS = 0.5
+PIECE_BYTES = 256 << 10
 SILENT = timedelta(seconds=90)
 # Widths of the length histogram double: prompts of 40 and of 40,000 characters share one picture.
 FIRST_BUCKET_CHARACTERS = 32
@@ -151,6 +152,13 @@ def restore(row: PromptSet, *, actor: User) -> None:
 def open_stored(row: PromptSet) -> IO[bytes]:
     """The canonical JSON lines, as bytes."""
     return storages["prompts"].open(row.storage_key, "rb")
+
+
+def pieces(row: PromptSet) -> Iterator[bytes]:
+    """The canonical file in pieces, for a download that holds none of it whole."""
+    with open_stored(row) as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def page_of(row: PromptSet, *, start: int, count: int) -> list[Prompt]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -13,6 +13,7 @@ from webapp.forms.parts import PromptSetForm, refuse
 from webapp.models import PromptSet
 from webapp.permissions import allows, require
 from webapp.services import prompt_sets as service
+from webapp.views import downloads
 from webapp.views.scope import actor, chosen_project, visible
 
 ROWS_PER_PAGE = 20
@@ -72,17 +73,14 @@ def prompt_set(request: HttpRequest, public_id: str) -> HttpResponse:
 
 
 @require_GET
-def download_prompt_set(request: HttpRequest, public_id: str) -> HttpResponse | FileResponse:
+def download_prompt_set(
+    request: HttpRequest, public_id: str
+) -> HttpResponse | StreamingHttpResponse:
     row = _row(request, public_id)
     if row.state != PromptSet.State.READY:
         return redirect("prompt-set", public_id)
     name = f"{row.name}-v{row.version}.jsonl"
-    return FileResponse(
-        service.open_stored(row),
-        as_attachment=True,
-        filename=name,
-        content_type="application/x-ndjson",
-    )
+    return downloads.stream(request, service.pieces(row), name=name)
 
 
 @require_POST
