@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from django import forms
+from django.db.models import QuerySet
 from pydantic import ValidationError
 
 from opdcore.contract.errors import ErrorInfo
@@ -146,7 +147,7 @@ class LaunchForm(forms.Form):
         initial: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(data, initial=dict(initial or {}))
-        choices = {
+        choices: dict[str, QuerySet[Any]] = {
             "pair": Pair.objects.filter(project=project).with_models(),
             "train": PromptSet.objects.filter(project=project).ready(),
             "held_out": PromptSet.objects.filter(project=project).ready(),

@@ -69,4 +69,5 @@ def log_tail(run: Run) -> str | None:
         return None
     with storages["artifacts"].open(log.storage_key) as stored:
         stored.seek(max(0, log.size_bytes - LOG_TAIL_BYTES))
-        return stored.read().decode("utf-8", "replace")
+        tail: bytes = stored.read()
+    return tail.decode("utf-8", "replace")

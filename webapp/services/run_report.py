@@ -142,7 +142,8 @@ def versions(run: Run) -> dict[str, str]:
     if event is None:
         return {}
     said = orjson.loads(event.payload)
-    return {"device": said["device"]} | said["versions"]
+    found: dict[str, str] = {"device": said["device"]} | said["versions"]
+    return found
 
 
 def strip(run: Run, metric: str) -> Strip | None:
@@ -186,14 +187,16 @@ def _state(run: Run, index: int) -> StageState:
         return "waiting"
     if index < run.stage_index:
         return "done"
-    return "failed" if run.has_ended else "current"
+    if run.has_ended:
+        return "failed" if run.status == Run.Status.FAILED else "waiting"
+    return "current"
 
 
 def _note(run: Run, span: series.StageSpan) -> str:
     if not span.steps:
         return "held-out prompts"
     done = min(max(run.step - span.offset, 0), span.steps)
-    if _state(run, span.index) == "failed":
+    if run.has_ended and 0 < done < span.steps:
         return f"stopped at step {done:,} of {span.steps:,}"
     return f"{span.steps:,} steps"
 

@@ -70,7 +70,7 @@ def _rollout(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
 
 def _is_value(field: pa.Field) -> bool:
     """Whether the column holds one number a token."""
-    return pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
+    return bool(pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type))
 
 
 def _named(key: str) -> TraceFile:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -123,7 +125,7 @@ def _checked(
     knobs_form: KnobsForm | None,
     review: Review | None,
 ) -> dict[str, Any]:
-    shown = {name: form.errors.get(name, []) for name in FIELDS}
+    shown: dict[str, Iterable[object]] = {name: form.errors.get(name, []) for name in FIELDS}
     # A field that was not filled in yet is no fault to point at while typing.
     for name in ("pair", "train", "recipe"):
         if not request.POST.get(name):
@@ -148,7 +150,7 @@ def _chosen_recipe(form: LaunchForm, project: Project) -> Recipe | None:
 
 def _missing(project: Project) -> list[tuple[str, str, str]]:
     """Parts that the project has none of: what, why, and the page that makes one."""
-    parts = [
+    parts: list[tuple[str, QuerySet[Any], str, str]] = [
         ("pair", Pair.objects.filter(project=project), "a student with its teacher", "pairs"),
         ("prompt set", PromptSet.objects.filter(project=project).ready(), "prompts", "prompt-sets"),
         ("recipe", Recipe.objects.filter(project=project), "what is done", "recipes"),

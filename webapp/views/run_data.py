@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import orjson
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.utils.text import slugify
 from django.views.decorators.http import require_GET
 
@@ -32,7 +34,7 @@ def series_json(request: HttpRequest, public_id: str) -> HttpResponse:
 def positions_json(request: HttpRequest, public_id: str) -> HttpResponse:
     """Metrics by step and position chunk, one grid a stage."""
     run = visible(Run.objects.all(), request, public_id)
-    keys = _keys(request, dict.fromkeys(POSITION_METRICS))
+    keys = _keys(request, POSITION_METRICS)
     rows = _number(request, "rows", series.DEFAULT_POINTS, most=MOST_POINTS)
     if keys is None or rows is None:
         return _bad("keys or rows", "metric keys that are kept by position, and a whole number")
@@ -51,7 +53,7 @@ def trace_json(request: HttpRequest, public_id: str) -> HttpResponse:
 
 
 @require_GET
-def artifact(request: HttpRequest, public_id: str, artifact_id: int) -> HttpResponse:
+def artifact(request: HttpRequest, public_id: str, artifact_id: int) -> StreamingHttpResponse:
     """One file, in pieces."""
     kept = Artifact.objects.kept().visible_to(request.user).exclude(storage_key="")
     found = kept.filter(run__public_id=public_id, pk=artifact_id).first()
@@ -64,7 +66,7 @@ def artifact(request: HttpRequest, public_id: str, artifact_id: int) -> HttpResp
 
 
 @require_GET
-def output(request: HttpRequest, public_id: str) -> HttpResponse:
+def output(request: HttpRequest, public_id: str) -> StreamingHttpResponse:
     """The trained student as one archive, which `from_pretrained` opens once it is unpacked."""
     run = visible(Run.objects.all(), request, public_id)
     files = [one for one in run_files.kept(run) if one.kind == "output"]
@@ -74,7 +76,7 @@ def output(request: HttpRequest, public_id: str) -> HttpResponse:
     return downloads.stream(request, run_files.archive(files, folder=folder), name=f"{folder}.zip")
 
 
-def _keys(request: HttpRequest, known: dict[str, object] | dict[str, None]) -> list[str] | None:
+def _keys(request: HttpRequest, known: Container[str]) -> list[str] | None:
     """The keys asked for; None where one is unknown or they are too many."""
     keys = [key for key in request.GET.get("keys", "").split(",") if key]
     return keys if len(keys) <= MOST_KEYS and all(key in known for key in keys) else None
