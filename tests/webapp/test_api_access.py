@@ -216,3 +216,19 @@ def test_the_page_of_the_documentation_shows_every_operation(project, viewer, br
 
 def test_the_page_of_the_documentation_asks_for_a_log_in(db):
     assert Client().get("/api/docs")["Location"].startswith("/log-in/")
+
+
+def test_the_page_of_the_documentation_leaves_query_documents_to_their_operations(
+    project, viewer, browse
+):
+    text = browse(viewer).get("/api/docs").content.decode()
+    assert 'id="PromptSetReply"' in text
+    assert 'id="ListQuery"' not in text
+    assert "<code>Authorization: Bearer TOKEN</code>" in text
+
+
+@pytest.mark.parametrize("path", ["runs?text=" + "x" * 121, "prompt-sets/upload"])
+def test_a_fields_path_does_not_say_how_we_read_it(project, member, path):
+    client = with_token(member)
+    answer = client.get(f"/api/{path}") if "?" in path else client.post(f"/api/{path}", {})
+    assert errors_of(answer, 422)[0]["field"] in {"text", "file"}

@@ -83,27 +83,61 @@ def shapes(document: JsonSchema) -> list[Shape]:
     """Every object that a body or a reply is made of, by name."""
     schemas = document["components"]["schemas"]
     return [
-        Shape(name, schema.get("description", ""), list(_properties(schema)))
-        for name, schema in sorted(schemas.items())
-        if "properties" in schema
+        Shape(name, schemas[name].get("description", ""), list(_properties(schemas[name])))
+        for name in sorted(_reached(document))
+        if "properties" in schemas[name]
     ]
+
+
+def _reached(document: JsonSchema) -> set[str]:
+    """Names of the schemas that bodies and replies lead to; parameters are told where they are."""
+    found: set[str] = set()
+    waiting = set(_names(document["paths"]))
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= set(_names(document["components"]["schemas"][name])) - found
+    return found
+
+
+def _names(part: Any) -> Iterator[str]:  # noqa: ANN401 (JSON)
+    """Every schema that is named anywhere in this part of the document."""
+    if isinstance(part, dict):
+        if isinstance(reference := part.get("$ref"), str):
+            yield reference.rsplit("/", 1)[-1]
+        for inner in part.values():
+            yield from _names(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _names(inner)
 
 
 def _operation(path: str, method: str, operation: JsonSchema) -> Operation:
     replies = operation["responses"]
     status = min((str(code) for code in replies), default="200")
+    sent = operation.get("requestBody", {}).get("content", {})
+    parameters = operation.get("parameters", ())
     return Operation(
         name=operation["operationId"],
         method=method.upper(),
         path=path,
         summary=operation["summary"],
         description=operation.get("description", ""),
-        parameters=[_field(one["name"], one["schema"], one["required"])
-                    for one in operation.get("parameters", ())],
-        body=_named(operation.get("requestBody", {}).get("content", {})),
+        parameters=[
+            *(_field(one["name"], one["schema"], one["required"]) for one in parameters),
+            *_form_fields(sent),
+        ],
+        body=_named(sent),
         reply=_named(replies[_key(replies, status)].get("content", {})) if status < "300" else None,
-        status=status,
-    )  # fmt: skip
+        status=status if status < "300" else "200",
+    )
+
+
+def _form_fields(content: JsonSchema) -> Iterator[Field]:
+    """Fields of a form, which have no name as a document."""
+    for media in content.values():
+        if "properties" in media["schema"]:
+            yield from _properties(media["schema"])
 
 
 def _key(replies: JsonSchema, status: str) -> Any:  # noqa: ANN401 (Ninja's keys are int or str)
@@ -157,5 +191,5 @@ def words(schema: JsonSchema) -> str:
         return f"list of {words(schema['items'])}" if schema.get("items") else "list"
     if isinstance(schema.get("additionalProperties"), dict):
         return f"object of {words(schema['additionalProperties'])}"
-    kind = str(schema.get("type", "any"))
-    return "time" if schema.get("format") == "date-time" else kind
+    formats = {"date-time": "time", "binary": "file"}
+    return formats.get(schema.get("format", ""), str(schema.get("type", "any")))

@@ -186,13 +186,13 @@ class ArtifactReply(Schema):
 
 
 @router.get("", response={200: RunPage, **REFUSALS}, summary="List runs")
-def list_runs(request: HttpRequest, filters: Query[RunFilters]) -> dict[str, object]:
+def list_runs(request: HttpRequest, query: Query[RunFilters]) -> dict[str, object]:
     """At most 50 runs a page, newest first where `sort` says nothing else."""
-    _sound(filters)
+    _sound(query)
     rows = _rows().visible_to(actor(request))
-    if filters.project:
-        rows = rows.filter(project=project(request, filters.project))
-    page = run_list.read(rows, run_list.Query.parse(filters.model_dump(exclude={"project"})))
+    if query.project:
+        rows = rows.filter(project=project(request, query.project))
+    page = run_list.read(rows, run_list.Query.parse(query.model_dump(exclude={"project"})))
     return {"items": page.rows, "next": page.rows[-1].public_id if page.older else None}
 
 

@@ -110,6 +110,11 @@ class State:
     def free(self) -> int:
         return sum(place.is_free for place in self.places)
 
+    @property
+    def longest_wait(self) -> timedelta | None:
+        """Of the oldest run in the queue; None where nothing waits."""
+        return self.queue[0].waited if self.queue else None
+
 
 def need(run: Run) -> Need:
     """Devices named in the run's resources, counted over its roles; one where none is named."""
