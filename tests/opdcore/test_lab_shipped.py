@@ -74,7 +74,7 @@ def test_shipped_models_open_like_any_other(family, name):
 @pytest.mark.parametrize("name", ["student", "teacher"])
 def test_shipped_models_are_as_accurate_as_recorded(family, name):
     recorded = read(shipped(family)).models[name].accuracy.value
-    prompts = read_prompts(shipped(family) / HELD_OUT_FILE)[:SUBSET] * 4
+    prompts = read_prompts(shipped(family) / HELD_OUT_FILE)[:SUBSET] * 2
     right = judge(open_model(shipped(family) / name), prompts, seed=7)
     # Three standard errors of a subset of prompts, or three misses where errors are rare.
     tolerance = max(3 * (recorded * (1 - recorded) / SUBSET) ** 0.5, 3 / SUBSET)
