@@ -126,7 +126,7 @@ def save_output(target: Path, model: nn.Module, source: Path) -> Written:
         for file in sorted(source.iterdir()):
             if file.suffix in (".json", ".jinja", ".txt") and "safetensors" not in file.name:
                 shutil.copy(file, aside / file.name)
-        model.save_pretrained(aside)  # type: ignore[operator]
+        model.save_pretrained(aside)
         files = {file.name: hash_file(file) for file in sorted(aside.iterdir())}
         manifest = write_manifest(aside, files)
     size = manifest.size_bytes + sum(written.size_bytes for written in files.values())
