@@ -25,7 +25,6 @@ from benchmarks.records import ROOT, Row, Rows
 from opdcore import forkserver_client
 from opdcore.contract.job import Job
 from opdcore.lab import record
-
 from tests.browser.application import Application, cancel, launch, log_in, running
 from tests.conftest import CHROMIUM_FLAGS, chromium
 from workers.broker import socket_path

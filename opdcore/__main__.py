@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ from opdcore.contract.recipe import Recipe
 
 D = TypeVar("D", bound=Document)
 
-SCHEMAS: dict[str, TypeAdapter] = {
+SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "recipe": TypeAdapter(Recipe),
     "job": TypeAdapter(Job),
     "event": EVENT,
