@@ -94,9 +94,9 @@ def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         prefix = f"{name}|"
         entries = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if entries:
+            # All of it, the step too: a fused optimizer reads its step on the parameter's device.
             optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device)
-                for key, value in entries.items()
+                key: value.to(parameter.device) for key, value in entries.items()
             }
 
 

@@ -1,0 +1,29 @@
+"""Checkpoints: what is put back, where, and which one counts."""
+
+import torch
+from torch import nn
+
+from opdcore import checkpoints
+
+
+def trained():
+    """A layer and its optimizer after one step."""
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return layer, optimizer
+
+
+def test_optimizer_state_is_put_back_whole_on_the_device_of_its_parameter(tmp_path):
+    layer, optimizer = trained()
+    saved, _ = checkpoints.save(
+        tmp_path, layer, optimizer, stage_index=0, step=1, recipe_sha256="one"
+    )
+    elsewhere = nn.Linear(3, 2, device="meta")
+    fresh = torch.optim.AdamW(elsewhere.parameters(), lr=0.1)
+    checkpoints.restore(saved, elsewhere, fresh)
+    for parameter in elsewhere.parameters():
+        state = fresh.state[parameter]
+        assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert {value.device.type for value in state.values()} == {"meta"}
