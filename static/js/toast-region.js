@@ -1,9 +1,11 @@
 /* <toast-region>: shows notes on the document's `toast` events, whose detail is
    {text, tone: "info"|"good"|"bad", undo_url}; htmx fires one for a response header HX-Trigger. A click
-   on an element with data-toast shows that text. */
+   on an element with data-toast shows that text. Something sent by htmx that did not arrive, or was
+   refused, is told too; what a page only asks for again and again is not. */
 import { element, icon } from "./dom.js";
 
 const ICON = { good: "succeeded", bad: "warning", info: "info" };
+const FAILURES = ["htmx:responseError", "htmx:sendError"];
 const SHOWN_MILLISECONDS = 8000;
 
 class ToastRegion extends HTMLElement {
@@ -11,17 +13,26 @@ class ToastRegion extends HTMLElement {
     this.setAttribute("aria-live", "polite");
     this.heard = (event) => this.add(event.detail);
     this.clicked = (event) => this.asked(event.target.closest("[data-toast]"));
+    this.failed = (event) => this.refused(event.detail);
     document.addEventListener("toast", this.heard);
     document.addEventListener("click", this.clicked);
+    for (const type of FAILURES) document.addEventListener(type, this.failed);
   }
 
   disconnectedCallback() {
     document.removeEventListener("toast", this.heard);
     document.removeEventListener("click", this.clicked);
+    for (const type of FAILURES) document.removeEventListener(type, this.failed);
   }
 
   asked(opener) {
     if (opener) this.add({ text: opener.dataset.toast, undo_url: opener.dataset.undoUrl });
+  }
+
+  refused({ xhr, requestConfig }) {
+    if (requestConfig.verb === "get") return;
+    const reason = xhr.status ? `the server answered ${xhr.status}` : "the server is away";
+    this.add({ text: `Not saved: ${reason}. Reload the page and try again.`, tone: "bad" });
   }
 
   add({ text, tone = "info", undo_url: undoUrl = null }) {

@@ -204,6 +204,16 @@ def test_token_text_of_a_model_is_shown_as_text(page: Page) -> None:
     expect(page.locator(".token-tip")).to_contain_text("-2")
 
 
+def test_what_htmx_could_not_send_is_told_and_a_poll_is_not(page: Page) -> None:
+    open_page(page, "<toast-region></toast-region>")
+    fail = """([verb, status]) => document.body.dispatchEvent(new CustomEvent(
+      "htmx:responseError", {bubbles: true, detail: {xhr: {status}, requestConfig: {verb}}}))"""
+    page.evaluate(fail, ["get", 500])
+    page.evaluate(fail, ["post", 403])
+    expect(page.locator(".toast-note")).to_have_count(1)
+    expect(page.locator(".toast-text")).to_contain_text("the server answered 403")
+
+
 def test_theme_choice_survives_a_reload(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     open_page(page, "<theme-toggle></theme-toggle>")
