@@ -32,7 +32,7 @@ class ToastRegion extends HTMLElement {
   refused({ xhr, requestConfig }) {
     if (requestConfig.verb === "get") return;
     const reason = xhr.status ? `the server answered ${xhr.status}` : "the server is away";
-    this.add({ text: `Not saved: ${reason}. Reload the page and try again.`, tone: "bad" });
+    this.add({ text: `That did not work: ${reason}. Reload the page and try again.`, tone: "bad" });
   }
 
   add({ text, tone = "info", undo_url: undoUrl = null }) {

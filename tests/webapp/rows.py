@@ -1,7 +1,7 @@
 """Factories: rows with what a test does not care about filled in."""
 
 from opdcore.contract.recipe import Recipe as RecipeDocument
-from webapp.models import Pair, PairTeacher, PromptSet, Recipe, RegisteredModel, Run
+from webapp.models import ModelRoot, Pair, PairTeacher, PromptSet, Recipe, RegisteredModel, Run
 
 RECIPE = RecipeDocument.model_validate(
     {"name": "Sums", "stages": [{"kind": "distill", "steps": 3}]}
@@ -9,6 +9,7 @@ RECIPE = RecipeDocument.model_validate(
 
 
 def make_model(project, name="student", **overrides):
+    ModelRoot.objects.get_or_create(project=project, path="/models")
     fields = {"source_kind": "local", "path": f"/models/{name}", "state": "ready"}
     return RegisteredModel.objects.create(project=project, name=name, **{**fields, **overrides})
 

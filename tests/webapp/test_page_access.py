@@ -29,7 +29,7 @@ def addresses(project, monkeypatch):
     monkeypatch.setattr(prompt_sets, "open_stored", lambda row: _two_rows())
     made = {
         "model": make_model(project),
-        "model-root": ModelRoot.objects.create(project=project, path="/models"),
+        "model-root": ModelRoot.objects.get(project=project, path="/models"),
         "pair": make_pair(project),
         "prompt-set": make_prompt_set(project, stats=STATS, sha256="2" * 64),
         "recipe": make_recipe(project),

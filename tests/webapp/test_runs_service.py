@@ -1,5 +1,6 @@
 """Launch, cancel, resume, clone, and what people write on a run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from opdcore.contract.errors import BadInput
 from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set, make_recipe, make_run
-from webapp.models import AuditEntry, Project, Run
+from webapp.models import AuditEntry, ModelRoot, Project, Run
 from webapp.services import runs
 
 
@@ -82,6 +83,25 @@ def test_different_token_maps_refuse_a_launch(project, member):
     with pytest.raises(runs.LaunchRefused) as caught:
         runs.launch(actor=member, **chosen)
     assert caught.value.info.code == "pair.token_maps_differ"
+
+
+def test_a_folder_that_is_no_longer_allowed_refuses_a_launch(project, member):
+    chosen = parts(project)
+    ModelRoot.objects.all().delete()
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, **chosen)
+    assert (caught.value.info.code, caught.value.info.field) == ("model.outside_roots", "pair")
+
+
+def test_a_full_disk_refuses_a_launch_with_what_it_needs(project, member, monkeypatch):
+    chosen = parts(project)
+    usage = shutil.disk_usage("/")._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, **chosen)
+    assert caught.value.info.code == "launch.disk_full"
+    assert "0.3 GB of disk and 0.0 GB are free" in caught.value.info.message
+    assert not Run.objects.exists()
 
 
 def test_a_verifier_without_a_held_out_set_is_refused(project, member):

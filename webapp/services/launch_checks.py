@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
-from opdcore.contract.errors import ErrorInfo
+from django.conf import settings
+
+from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.inspection import ModelCard
 from webapp.models import Pair, PromptSet, RegisteredModel
+from webapp.services import estimates
+from webapp.services.checkpoints import folder_of
+
+# Left free beside a run's own files, for the database and the logs of everything else.
+SPARE_DISK_BYTES = 256 << 20
 
 
 def problems(
@@ -20,6 +28,7 @@ def problems(
         *_of_prompt_set(train, "train"),
         *_of_held_out(recipe, held_out),
         *_of_stages(pair, recipe),
+        *_of_disk(pair, recipe),
     ]
 
 
@@ -32,6 +41,12 @@ def _of_models(pair: Pair) -> Iterator[ErrorInfo]:
                 remedy="Open it under Models and mend what its page says.",
                 field="pair",
             )
+            continue
+        try:
+            folder_of(model)
+        except BadInput as error:
+            # Its folder was allowed when it was registered, and no longer is.
+            yield error.info.model_copy(update={"field": "pair"})
 
 
 def _of_token_maps(pair: Pair) -> Iterator[ErrorInfo]:
@@ -102,3 +117,17 @@ def _of_stages(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
                 remedy="Lower max_response_tokens.",
                 field=f"recipe.stages.{index}.max_response_tokens",
             )
+
+
+def _of_disk(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+    """Checkpoints, traces and output lie in the state folder, beside the database."""
+    needs = estimates.of(pair, recipe)
+    needed = (needs.disk_bytes if needs else 0) + SPARE_DISK_BYTES
+    free = shutil.disk_usage(settings.STATE_DIR).free
+    if free < needed:
+        yield ErrorInfo(
+            code="launch.disk_full",
+            message=f"The run needs about {needed / 1e9:.1f} GB of disk and "
+            f"{free / 1e9:.1f} GB are free in {settings.STATE_DIR}.",
+            remedy="Free space there, or lower keep_checkpoints or trace_rollouts.",
+        )
