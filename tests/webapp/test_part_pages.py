@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
 from django.urls import reverse
 
 from opdcore.lab.record import shipped
@@ -12,6 +13,7 @@ from opdcore.lab.tasks import FAMILIES
 from tests.webapp.rows import make_recipe, make_run
 from webapp.models import ModelRoot, Pair, PromptSet, Recipe, RegisteredModel
 from webapp.services import checkpoints, model_roots
+from webapp.services import pairs as pair_service
 
 LAB = {family: shipped(family) for family in FAMILIES}
 
@@ -87,6 +89,61 @@ def test_a_folder_without_safetensors_is_refused_with_a_remedy(
     assert answer.status_code == 422
     assert "[model." in answer.content.decode()
     assert not RegisteredModel.objects.exists()
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/m", "models/student"])
+def test_a_path_that_leads_nowhere_is_refused_at_its_field(member, browse, path):
+    answer = browse(member).post(reverse("model-new"), {"source": "local", "path": path})
+    assert answer.status_code == 422
+    assert "Give the" in answer.context["local"].errors["path"][0]
+
+
+def test_a_root_whose_name_is_too_long_is_no_folder(admin, browse):
+    form = {"path": "/" + "a" * 300}
+    answer = browse(admin).post(reverse("model-root-add"), form, follow=True)
+    assert "is not a folder of this server" in answer.content.decode()
+
+
+def test_a_file_that_cannot_be_read_is_told_and_leaves_no_row(
+    project, admin, member, browse, tmp_path
+):
+    folder = shutil.copytree(LAB["sums"] / "student", tmp_path / "models" / "mine")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    model_roots.add(str(tmp_path / "models"), project=project, actor=admin)
+    answer = browse(member).post(reverse("model-new"), {"source": "local", "path": str(folder)})
+    assert answer.status_code == 422
+    assert "[model.unreadable]" in answer.content.decode()
+    assert not RegisteredModel.objects.exists()
+
+
+def test_a_hub_model_has_no_folder_to_read_again(project, member, browse):
+    model = checkpoints.register_hub("", "a/b", revision="main", project=project, actor=member)
+    answer = browse(member).post(reverse("model-inspect", args=[model.public_id]), follow=True)
+    assert "fetched and inspected at the launch" in answer.content.decode()
+    assert RegisteredModel.objects.get().state == "registered"
+
+
+def test_nobodys_write_waits_while_tokenizers_are_read(member, lab, monkeypatch):
+    seen = []
+    real = pair_service.compare
+
+    def watched(*folders):
+        # The test's own transaction is the one that stands around it.
+        seen.append(len(connection.savepoint_ids))
+        return real(*folders)
+
+    monkeypatch.setattr(pair_service, "compare", watched)
+    student, teacher = lab("sums", "student"), lab("sums", "teacher")
+    around = len(connection.savepoint_ids)
+    pair_service.create(
+        "mine",
+        project=student.project,
+        actor=member,
+        student=student,
+        teachers=[pair_service.TeacherChoice(teacher)],
+    )
+    assert seen == [around]
 
 
 def test_a_hub_repository_is_registered_by_name(member, browse):

@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
 from opdcore.contract.errors import BadInput
-from opdcore.inspection import inspect
+from opdcore.inspection import ModelCard, inspect
 from webapp.models import Project, RegisteredModel, User
 from webapp.permissions import require
 from webapp.services import audit
@@ -22,9 +22,9 @@ def register_local(name: str, path: str, *, project: Project, actor: User) -> Re
     """Registers a folder under an allowed root; raises BadInput with the folder's fault."""
     require(actor, "edit", project)
     folder = confined(path, project)
-    card = inspect(folder)
+    card = _inspected(folder)
     return _create(
-        name or folder.name,
+        name.strip() or folder.name,
         project=project,
         actor=actor,
         source_kind=RegisteredModel.Source.LOCAL,
@@ -47,7 +47,7 @@ def register_hub(
             field="repo",
         )
     return _create(
-        name or repo.strip(),
+        name.strip() or repo.strip(),
         project=project,
         actor=actor,
         source_kind=RegisteredModel.Source.HUB,
@@ -57,21 +57,27 @@ def register_hub(
     )
 
 
-@transaction.atomic
 def inspect_again(model: RegisteredModel, *, actor: User) -> RegisteredModel:
     """Reads a local model's folder anew; a fault is kept with the model, since pairs may use it."""
     require(actor, "edit", model.project)
+    if model.source_kind == RegisteredModel.Source.HUB:
+        raise BadInput(
+            "model.not_local",
+            f"{model.name} is a repository of the hub.",
+            remedy="It is fetched and inspected at the launch; there is no folder to read again.",
+            field="model",
+        )
     try:
-        card = inspect(confined(model.path, model.project))
+        card = _inspected(confined(model.path, model.project))
     except BadInput as error:
         model.state, model.error = RegisteredModel.State.ERROR, error.info.model_dump()
     else:
         model.state, model.error = RegisteredModel.State.READY, None
         model.card = card.model_dump(mode="json")
-    model.save(update_fields=["state", "error", "card"])
-    audit.record(
-        actor, "inspect", project=model.project, about=model, detail={"state": model.state}
-    )
+    with transaction.atomic():
+        model.save(update_fields=["state", "error", "card"])
+        detail = {"state": model.state}
+        audit.record(actor, "inspect", project=model.project, about=model, detail=detail)
     return model
 
 
@@ -96,6 +102,19 @@ def folder_of(model: RegisteredModel) -> Path | None:
     if model.source_kind == RegisteredModel.Source.HUB:
         return None
     return confined(model.path, model.project)
+
+
+def _inspected(folder: Path) -> ModelCard:
+    """The folder's card; BadInput where it is unusable, or not ours to read."""
+    try:
+        return inspect(folder)
+    except OSError as error:
+        raise BadInput(
+            "model.unreadable",
+            f"{folder} cannot be read: {error}"[:400],
+            remedy="Let the user whom the server runs as read every file of it.",
+            field="path",
+        ) from error
 
 
 def _create(name: str, *, project: Project, actor: User, **fields: object) -> RegisteredModel:

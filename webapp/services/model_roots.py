@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from django.conf import settings
@@ -18,7 +19,8 @@ def add(path: str, *, project: Project, actor: User) -> ModelRoot:
     """Allows a folder, by its resolved path; the folder must exist."""
     require(actor, "administer", project)
     folder = _resolved(path)
-    if not folder.is_dir():
+    # Unlike Path.is_dir, this takes a name that is too long for what it is: no folder.
+    if not os.path.isdir(folder):  # noqa: PTH112
         raise BadInput(
             "model_root.missing",
             f"{folder} is not a folder of this server.",
@@ -64,7 +66,17 @@ def _resolved(path: str) -> Path:
             "model.no_path", "No folder is given.", remedy="Give a folder's path.", field="path"
         )
     # A path that is not absolute would depend on where the server was started.
-    given = Path(path.strip()).expanduser()
+    try:
+        given = Path(path.strip()).expanduser()
+        folder = given.resolve()
+    except (OSError, RuntimeError) as error:
+        # A loop of links, or nobody's home.
+        raise BadInput(
+            "model.no_such_path",
+            f"{path.strip()[:200]} leads nowhere: {error}"[:400],
+            remedy="Give the folder's path, from / on.",
+            field="path",
+        ) from error
     if not given.is_absolute():
         raise BadInput(
             "model.relative_path",
@@ -72,7 +84,7 @@ def _resolved(path: str) -> Path:
             remedy="Give the whole path, from / on.",
             field="path",
         )
-    return given.resolve()
+    return folder
 
 
 def _refuse_our_own(folder: Path) -> None:

@@ -63,7 +63,6 @@ class Preview:
         return self.count - len(self.tokens)
 
 
-@transaction.atomic
 def create(
     name: str,
     *,
@@ -77,20 +76,29 @@ def create(
 ) -> Pair:
     """Makes a pair; raises BadInput where token maps differ, and saves nothing then."""
     require(actor, "edit", project)
-    _soundly_chosen(project, student, teachers)
+    _soundly_chosen(name, project, student=student, teachers=teachers)
+    # Two large tokenizers take seconds to read: nobody else's write waits for that.
     report = check(student, teachers)
     _refuse_different(report)
-    pair = _row(
-        name.strip()[:120],
-        project=project,
-        created_by=actor,
-        student=student,
-        student_rendering=(student_rendering or Rendering()).model_dump(mode="json"),
-        token_map_report=report,
-        notes=notes,
-        is_laboratory=laboratory is not None,
-        lab_version=laboratory.version if laboratory else "",
-    )
+    with transaction.atomic():
+        pair = _row(
+            name.strip()[:120],
+            project=project,
+            created_by=actor,
+            student=student,
+            student_rendering=(student_rendering or Rendering()).model_dump(mode="json"),
+            token_map_report=report,
+            notes=notes,
+            is_laboratory=laboratory is not None,
+            lab_version=laboratory.version if laboratory else "",
+        )
+        _add_teachers(pair, teachers)
+        detail = {"name": pair.name, "student": student.name, "teachers": len(teachers)}
+        audit.record(actor, "create", project=project, about=pair, detail=detail)
+    return pair
+
+
+def _add_teachers(pair: Pair, teachers: Sequence[TeacherChoice]) -> None:
     PairTeacher.objects.bulk_create(
         PairTeacher(
             pair=pair,
@@ -102,9 +110,6 @@ def create(
         )
         for position, choice in enumerate(teachers)
     )
-    detail = {"name": pair.name, "student": student.name, "teachers": len(teachers)}
-    audit.record(actor, "create", project=project, about=pair, detail=detail)
-    return pair
 
 
 @transaction.atomic
@@ -172,8 +177,14 @@ def _refuse_different(report: dict[str, Any] | None) -> None:
 
 
 def _soundly_chosen(
-    project: Project, student: RegisteredModel, teachers: Sequence[TeacherChoice]
+    name: str,
+    project: Project,
+    *,
+    student: RegisteredModel,
+    teachers: Sequence[TeacherChoice],
 ) -> None:
+    if not name.strip():
+        raise BadInput("pair.no_name", "The name is empty.", remedy="Give a name.", field="name")
     if not teachers:
         raise BadInput(
             "pair.no_teacher", "No teacher is chosen.", remedy="Choose one.", field="teachers"

@@ -64,9 +64,13 @@ def model(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_POST
 def inspect_model(request: HttpRequest, public_id: str) -> HttpResponse:
     row = visible(RegisteredModel.objects.select_related("project"), request, public_id)
-    row = checkpoints.inspect_again(row, actor=actor(request))
-    if row.state == RegisteredModel.State.READY:
-        messages.success(request, "The folder was read again; it is sound.")
+    try:
+        row = checkpoints.inspect_again(row, actor=actor(request))
+    except BadInput as error:
+        messages.error(request, f"{error.info.message} {error.info.remedy}")
+    else:
+        if row.state == RegisteredModel.State.READY:
+            messages.success(request, "The folder was read again; it is sound.")
     return redirect("model", public_id)
 
 
