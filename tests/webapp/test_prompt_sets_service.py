@@ -1,7 +1,9 @@
 """Import of prompt sets: canonical, hashed, all or nothing; each bad row named by its place."""
 
+import errno
 import hashlib
 import json
+import os
 import time
 
 import pyarrow as pa
@@ -69,6 +71,39 @@ def test_bytes_that_are_not_utf8_are_an_error_of_their_line(take_in):
     assert row.errors[0]["line"] == 2
     assert "0xf6" in row.errors[0]["message"]
     assert "iconv" in row.errors[0]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "fault"),
+    [
+        (b'{"prompt": "a\\ud800b"}\n', "half a character"),
+        (b'{"prompt": "a", "id": ' + b"1" * 5000 + b"}\n", "4,300 digits"),
+        (b"[" * 100_000 + b"\n", "nested too deeply"),
+    ],
+)
+def test_json_that_python_cannot_keep_is_an_error_of_its_line(take_in, raw, fault):
+    row = take_in(jsonl({"prompt": "a"}) + raw)
+    assert (row.state, [error["line"] for error in row.errors]) == ("failed", [2])
+    assert fault in row.errors[0]["message"]
+
+
+def test_text_in_utf16_leaves_no_nul_in_the_error(take_in):
+    row = take_in('{"prompt": "Größe"}\n'.encode("utf-16-le"))
+    assert row.state == "failed"
+    assert "\0" not in row.errors[0]["value"]
+
+
+def test_a_disk_that_takes_no_more_leaves_neither_row_nor_file(take_in, monkeypatch, settings):
+    def full(self):
+        yield b"{"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SimpleUploadedFile, "chunks", full)
+    with pytest.raises(BadInput, match="No space left on device") as caught:
+        take_in(jsonl({"prompt": "a"}))
+    assert caught.value.info.code == "prompt_set.not_kept"
+    assert not PromptSet.objects.exists()
+    assert list((settings.STATE_DIR / "uploads").iterdir()) == []
 
 
 def test_a_wrong_type_names_column_and_value(take_in):

@@ -41,6 +41,13 @@ def test_yaml_out_is_yaml_in():
     )
 
 
+@pytest.mark.parametrize("text", ["name: \0", "[" * 50_000, "name: 2024-99-99", "version: !!int x"])
+def test_text_that_breaks_the_yaml_reader_is_refused_in_words(text):
+    with pytest.raises(BadRecipe, match="no YAML that is taken") as caught:
+        read_yaml(text)
+    assert caught.value.info.code == "recipe.not_yaml"
+
+
 def test_an_unknown_knob_names_its_path_and_line():
     with pytest.raises(BadRecipe) as caught:
         read_yaml("name: a\nstages:\n  - kind: distill\n    steps: 5\n    topk: 3\n")

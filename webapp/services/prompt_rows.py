@@ -125,7 +125,7 @@ def _skip_line(file: IO[bytes]) -> None:
 
 def _parsed(line: int, text: str) -> dict[str, Any] | RowError:
     try:
-        value = json.loads(text)
+        value = _loads(text)
     except json.JSONDecodeError as error:
         return RowError(
             line,
@@ -138,6 +138,12 @@ def _parsed(line: int, text: str) -> dict[str, Any] | RowError:
         return RowError(
             line, None, _short(text), "The JSON is nested too deeply.", "Flatten the row."
         )
+    except UnicodeEncodeError:
+        fault = "It holds half a character, such as \\ud83d without the half that follows it."
+        return RowError(line, None, _short(text), fault, "Write the whole character, or none.")
+    except ValueError:
+        fault = "It holds a number of more than 4,300 digits."
+        return RowError(line, None, _short(text), fault, "Write such a number as text.")
     if not isinstance(value, dict):
         return RowError(
             line,
@@ -146,6 +152,14 @@ def _parsed(line: int, text: str) -> dict[str, Any] | RowError:
             f"This is a JSON {_json_name(value)}, not an object.",
             'Write an object, such as {"prompt": "2 + 2 = ?", "answer": "4"}.',
         )
+    return value
+
+
+def _loads(text: str) -> Any:  # noqa: ANN401 (a JSON value)
+    """The JSON value; UnicodeEncodeError where a string of it cannot be written as UTF-8."""
+    value = json.loads(text)
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
@@ -206,8 +220,8 @@ def _cell(name: str, text: str) -> Any:  # noqa: ANN401 (whatever the JSON in a 
     ours = next((one for one, names in ALIASES.items() if name.lower() in names), None)
     if ours == "messages" or (ours in ("tests", "tags") and text.lstrip().startswith("[")):
         try:
-            return json.loads(text)
-        except json.JSONDecodeError:
+            return _loads(text)
+        except (ValueError, RecursionError):
             return text
     if ours == "tags":
         return [tag.strip() for tag in text.replace(";", ",").split(",") if tag.strip()]
@@ -317,5 +331,6 @@ def _json_name(value: object) -> str:
 
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join(text.split())
+    # PostgreSQL keeps no NUL, of which text in UTF-16 is full.
+    text = " ".join(text.replace("\0", "\N{SYMBOL FOR NULL}").split())
     return text if len(text) <= SHOWN_VALUE else text[: SHOWN_VALUE - 1] + "…"

@@ -76,19 +76,19 @@ def upload(
     A file with bad rows gives a set whose state is failed and whose `errors` say where.
     """
     require(actor, "edit", project)
-    file_format = _sound(file)
-    with transaction.atomic():
-        row = PromptSet.objects.create(
-            project=project,
-            created_by=actor,
-            name=name.strip()[:120] or Path(file.name or "prompts").stem,
-            version=_next_version(project, name.strip()[:120] or Path(file.name or "").stem),
-            state=PromptSet.State.IMPORTING,
-            format=file_format,
-            source_name=(file.name or "")[:255],
-            source_bytes=file.size or 0,
-        )
+    row = PromptSet(
+        project=project,
+        created_by=actor,
+        name=(name.strip() or Path(file.name or "prompts").stem)[:120],
+        state=PromptSet.State.IMPORTING,
+        format=_sound(file),
+        source_name=(file.name or "")[:255],
+        source_bytes=file.size or 0,
+    )
     _keep(file, _upload_path(row))
+    with transaction.atomic():
+        row.version = _next_version(project, row.name)
+        row.save(force_insert=True)
     if in_thread if in_thread is not None else (file.size or 0) > AT_ONCE_BYTES:
         transaction.on_commit(lambda: _start_thread(row.pk))
         return row
@@ -213,10 +213,20 @@ def _upload_path(row: PromptSet) -> Path:
 
 
 def _keep(file: UploadedFile[bytes], path: Path) -> None:
+    """Copies the upload aside; BadInput, with nothing left behind, where the disk does not take it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("wb") as kept:
-        for chunk in file.chunks():
-            kept.write(chunk)
+    try:
+        with path.open("wb") as kept:
+            for chunk in file.chunks():
+                kept.write(chunk)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise BadInput(
+            "prompt_set.not_kept",
+            f"{file.name} could not be written to the server's disk: {error.strerror}.",
+            remedy="Free space in Stillroom's state folder, then upload it again.",
+            field="file",
+        ) from error
 
 
 def _start_thread(pk: int) -> None:

@@ -41,6 +41,11 @@ def read_yaml(text: str) -> RecipeDocument:
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         raise BadRecipe([_not_yaml(error)]) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A character that no text holds, a date that is none, brackets without end.
+        fault = f"This is no YAML that is taken: {str(error).splitlines()[0][:200]}."
+        remedy = "Write plain text, numbers and lists, as the export of a recipe does."
+        raise BadRecipe([_error("recipe.not_yaml", fault, remedy, None)]) from error
     if not isinstance(content, dict):
         remedy = "Write `name:` and `stages:`, as the export of a recipe does."
         raise BadRecipe([_error("recipe.not_a_mapping", "This is no mapping.", remedy, "line 1")])
