@@ -48,6 +48,7 @@ REMEDIES: dict[int, str] = {
     403: "Send the header X-CSRFToken with the value of the csrftoken cookie, or use a token.",
     404: "Check the address; /api/docs lists them all.",
     405: "Use a method that the header Allow names.",
+    413: "Send less at once: a prompt set can be split into several files.",
 }
 
 
