@@ -1,10 +1,15 @@
-"""What differs between a CPU and a GPU: waiting for it, and how much memory was used at most."""
+"""What differs between a CPU and a GPU: its name, waiting for it, its memory and the end of that."""
 
 from __future__ import annotations
 
 import resource
 
 import torch
+
+from opdcore.contract.errors import BadInput
+
+# How torch's CPU allocator says it, in a plain RuntimeError.
+CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 
 def synchronise(device: torch.device) -> None:
@@ -23,3 +28,31 @@ def peak_memory_bytes(device: torch.device) -> int:
 def describe(device: torch.device) -> str:
     """The device for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def named(name: str, *, field: str) -> torch.device:
+    """The device of a name such as cpu or cuda:0; raises BadInput where this machine lacks it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise _missing(name, "is no name of a device", field) from error
+    if device.type not in ("cpu", "cuda"):
+        raise _missing(name, "is neither a CPU nor a CUDA device", field)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise _missing(name, f"is not among this machine's {count} CUDA devices", field)
+    return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a CPU or a GPU has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(s in str(error) for s in CPU_OUT_OF_MEMORY)
+
+
+def _missing(name: str, why: str, field: str) -> BadInput:
+    return BadInput(
+        "device.missing", f"{name!r} {why}.", remedy="Use cpu, or a CUDA device of this machine.",
+        field=field,
+    )  # fmt: skip
