@@ -202,12 +202,19 @@ def grade(
 def check_context(
     lengths: Mapping[int, int], model: LoadedModel, *, longest: int, response: int, field: str
 ) -> None:
-    """Raises BadInput where a rendered prompt is too long for the knob or the model's context.
+    """Raises BadInput where a rendered prompt is empty, or too long for the knob or the context.
 
     `lengths` gives the tokens of each row counted from 0.
     """
     context = model.card.context_length
     for row, length in lengths.items():
+        if length == 0:
+            raise BadInput(
+                "prompt_set.renders_empty",
+                f"The prompt becomes no token at all for {model.folder}, so nothing can follow it.",
+                remedy="Repair that side's chat template, or change the prompt.",
+                field=f"{field}, row {row + 1}",
+            )
         if length > longest or (context is not None and length + response > context):
             limit = f"max_prompt_tokens {longest}, max_response_tokens {response}"
             raise BadInput(

@@ -20,7 +20,15 @@ def read(file: PromptFile, *, field: str) -> tuple[Prompt, ...]:
         raise BadInput(
             "prompt_set.missing", f"{path} is not a file.", remedy="Check the path.", field=field
         )
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            "prompt_set.unreadable",
+            f"{path} cannot be read: {error.strerror}.",
+            remedy="Let the run's account read it.",
+            field=field,
+        ) from error
     if file.sha256 is not None and hashlib.sha256(content).hexdigest() != file.sha256:
         raise BadInput(
             "prompt_set.changed",

@@ -6,7 +6,7 @@ ends here, before anything is written. It knows no stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,17 @@ from typing import NamedTuple
 
 import torch
 
+from opdcore import prompt_ids, token_maps, verifiers
 from opdcore import prompts as prompt_sets
-from opdcore import token_maps, verifiers
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
 from opdcore.contract.job import Job
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import DistillStage
+from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
 from opdcore.models import LoadedModel, load
+from opdcore.prompt_ids import PromptIds
 from opdcore.verifiers.grading import Verifier
 
 Stop = Callable[[], bool]
@@ -44,6 +46,7 @@ class Workspace:
     student: LoadedModel
     teacher: LoadedModel
     train: tuple[Prompt, ...]
+    prompt_ids: PromptIds
     vocabulary: int
     verifier: Verifier | None
     evaluator: Evaluator | None
@@ -81,6 +84,7 @@ def prepare(
     yield Progress(what="loading models", done=2, total=2, unit="models")
     vocabulary = _shared_vocabulary(student, teacher)
     _check_recipe(job, vocabulary)
+    ids = yield from _render_train(job, train, student, teacher)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation.verifier))
     evaluator = None
     if held_out and (verifier is not None or job.recipe.goal.target_metric != "accuracy"):
@@ -93,19 +97,23 @@ def prepare(
             run_dir=run_dir,
             resumed=resumed,
         )
-        for side, field in ((student, "student"), (teacher, "teacher")):
-            _check_held_out(job, evaluator, side, field)
-    yield Workspace(job, run_dir, student, teacher, train, vocabulary, verifier, evaluator, stop)
+        _check_held_out(job, evaluator, student, "student")
+        if job.recipe.evaluation.teacher:
+            _check_held_out(job, evaluator, teacher, "teacher")
+    yield Workspace(
+        job, run_dir, student, teacher, train, ids, vocabulary, verifier, evaluator, stop
+    )
 
 
 def pick_device(job: Job) -> torch.device:
-    """The device of the train role; without one CUDA where there is any, else the CPU."""
+    """The train role's first device; where the job says nothing of it, CUDA if there is any."""
     resource = job.resources.get("train")
-    if resource and resource.threads:
+    if resource is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if resource.threads:
         torch.set_num_threads(resource.threads)
-    if resource and resource.devices:
-        return torch.device(resource.devices[0])
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = resource.devices[0] if resource.devices else "cpu"
+    return named(name, field="resources.train.devices")
 
 
 def _shared_vocabulary(student: LoadedModel, teacher: LoadedModel) -> int:
@@ -123,6 +131,31 @@ def _check_recipe(job: Job, vocabulary: int) -> None:
                 remedy=f"Lower k to at most {vocabulary}; 16 is usual.",
                 field=f"recipe.stages.{index}.k",
             )
+
+
+def _render_train(
+    job: Job, train: tuple[Prompt, ...], student: LoadedModel, teacher: LoadedModel
+) -> Generator[Payload, None, PromptIds]:
+    """The ids of all that the recipe draws; raises BadInput where a stage cannot use a prompt."""
+    stages = [
+        (stage, prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index))
+        for index, stage in enumerate(job.recipe.stages)
+        if isinstance(stage, DistillStage)
+    ]
+    rows = sorted({row for _, drawn in stages for row in drawn})
+    ids = yield from prompt_ids.render(
+        rows, train, student=student.renderer, teacher=teacher.renderer
+    )
+    for stage, drawn in stages:
+        for side, model in enumerate((student, teacher)):
+            check_context(
+                {row: len(ids[row][side]) for row in sorted(drawn)},
+                model,
+                longest=stage.max_prompt_tokens,
+                response=stage.max_response_tokens,
+                field="prompt_sets.train",
+            )
+    return ids
 
 
 def _check_held_out(job: Job, evaluator: Evaluator, side: LoadedModel, field: str) -> None:

@@ -13,7 +13,7 @@ objective at every response position, and updates the weights. Simplifications, 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -23,10 +23,10 @@ from opdcore.alignment import Alignment
 from opdcore.batches import Batch, cut, response_hidden
 from opdcore.checkpoints import Saved
 from opdcore.contract.errors import EngineFailure
-from opdcore.contract.events import ArtifactDropped, ArtifactWritten, Progress, metrics
+from opdcore.contract.events import ArtifactDropped, ArtifactWritten, metrics
 from opdcore.contract.recipe import DistillStage
 from opdcore.device import peak_memory_bytes
-from opdcore.evaluation import check_context, grade
+from opdcore.evaluation import grade
 from opdcore.gauges import Clock, WatchedWeights
 from opdcore.losses import Objective
 from opdcore.order import draw, seed_of
@@ -34,11 +34,6 @@ from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.scoring import score
 from opdcore.step_report import ScoredStep
 from opdcore.workspace import Line, Workspace
-
-RENDERED_AT_ONCE = 10_000
-
-# A prompt's ids as the student and as the teacher read them, by row of the train set.
-PromptIds = dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def distill(
@@ -57,26 +52,22 @@ def distill(
     if resume is not None:
         checkpoints.restore(resume, student, optimizer)
         saved_step = resume.step
-    rows_of_step = {
-        step: draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
-        for step in range(saved_step + 1, stage.steps + 1)
-    }
-    prompt_ids = yield from _render(stage, work, rows_of_step)
     watched = WatchedWeights(student)
 
-    for step, rows in rows_of_step.items():
+    for step in range(saved_step + 1, stage.steps + 1):
         if work.stop():
             if step - 1 > saved_step:
                 yield from _checkpoint(stage, work, optimizer, stage_index, step - 1)
             raise work.cancelled()
         clock = Clock(work.student.device)
-        rollouts = _sample(stage, work, prompt_ids, rows, seed_of(seed, stage_index, step))
+        rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
+        rollouts = _sample(stage, work, rows, seed_of(seed, stage_index, step))
         clock.lap("sample_seconds")
         grades = grade(work.verifier, work.student, rollouts, [work.train[row] for row in rows])
         clock.lap("grade_seconds")
 
         optimizer.zero_grad(set_to_none=True)
-        loss, alignment, batches = _score(stage, work, prompt_ids, rows, rollouts)
+        loss, alignment, batches = _score(stage, work, rows, rollouts)
         clock.lap("train_seconds")
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), stage.max_grad_norm).item()
         finite = math.isfinite(loss) and math.isfinite(norm)
@@ -130,39 +121,11 @@ def objective_of(stage: DistillStage) -> Objective:
     )
 
 
-def _render(
-    stage: DistillStage, work: Workspace, rows_of_step: dict[int, list[int]]
-) -> Generator[Line, None, PromptIds]:
-    """Renders by each side's template every prompt that will be drawn; returns the ids."""
-    drawn = sorted({row for rows in rows_of_step.values() for row in rows})
-    ids: PromptIds = {}
-    for start in range(0, len(drawn), RENDERED_AT_ONCE):
-        if start:
-            told = Progress(what="rendering prompts", done=start, total=len(drawn), unit="prompts")
-            yield Line(told)
-        rows = drawn[start : start + RENDERED_AT_ONCE]
-        prompts = [work.train[row] for row in rows]
-        student = [rendered.ids for rendered in work.student.renderer.render_many(prompts)]
-        teacher = [rendered.ids for rendered in work.teacher.renderer.render_many(prompts)]
-        ids |= dict(zip(rows, zip(student, teacher, strict=True), strict=True))
-    for side, model in enumerate((work.student, work.teacher)):
-        check_context(
-            {row: len(both[side]) for row, both in ids.items()},
-            model,
-            longest=stage.max_prompt_tokens,
-            response=stage.max_response_tokens,
-            field="prompt_sets.train",
-        )
-    return ids
-
-
-def _sample(
-    stage: DistillStage, work: Workspace, prompt_ids: PromptIds, rows: Sequence[int], seed: int
-) -> list[Rollout]:
+def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int) -> list[Rollout]:
     device = work.student.device
     return sample(
         work.student,
-        [prompt_ids[row][0] for row in rows],
+        [work.prompt_ids[row][0] for row in rows],
         sampling=Sampling(
             max_tokens=stage.max_response_tokens,
             temperature=stage.temperature,
@@ -175,11 +138,10 @@ def _sample(
 
 
 def _score(
-    stage: DistillStage, work: Workspace, prompt_ids: PromptIds, rows: Sequence[int],
-    rollouts: Sequence[Rollout],
-) -> tuple[float, Alignment, list[Batch]]:  # fmt: skip
+    stage: DistillStage, work: Workspace, rows: Sequence[int], rollouts: Sequence[Rollout]
+) -> tuple[float, Alignment, list[Batch]]:
     """Runs both models over the rollouts and back-propagates the mean loss of all positions."""
-    sides = [[prompt_ids[row][side] for row in rows] for side in (0, 1)]
+    sides = [[work.prompt_ids[row][side] for row in rows] for side in (0, 1)]
     batches = list(cut(rollouts, sides, tokens=stage.micro_batch_tokens))
     total = sum(len(rollout.ids) for rollout in rollouts)
     loss_sum, parts = 0.0, []
@@ -259,6 +221,6 @@ def _nonfinite(stage: DistillStage, loss: float, norm: float, step: int) -> Engi
     return EngineFailure(
         "run.nonfinite",
         f"At step {step} the loss is {loss} and the gradient norm {norm}; no update was made.",
-        remedy=f"Resume from the last checkpoint with a learning rate below {stage.learning_rate:g}"
-        " or a longer warm-up.",
+        remedy=f"Start a new run with a learning rate below {stage.learning_rate:g} or a longer "
+        "warm-up.",
     )
