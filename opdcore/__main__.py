@@ -12,16 +12,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from opdcore.contract.document import Document
-from opdcore.contract.errors import BadInput, StillroomError
+from opdcore.contract.errors import BadInput, EngineFailure, StillroomError
 from opdcore.contract.events import EVENT, encode
 from opdcore.contract.job import Job
 from opdcore.contract.recipe import Recipe
@@ -89,12 +90,26 @@ def _run(arguments: argparse.Namespace) -> int:
     job = _document(Job, arguments.job)
     from opdcore.execution import execute
 
-    stop = _StopOnSignal()
-    with _open_events(arguments.events) as sink:
-        for event in execute(job, arguments.run_dir, stop=stop):
-            sink.write(encode(event) + b"\n")
-            sink.flush()
+    sink = _open_events(arguments.events)
+    events = execute(job, arguments.run_dir, stop=_StopOnSignal())
+    with closing(events):
+        for event in events:
+            _tell(sink, encode(event) + b"\n")
+    sink.close()
     return 0
+
+
+def _tell(sink: FileIO, line: bytes) -> None:
+    """Writes a line; a run that nobody can follow any more fails rather than goes on unseen."""
+    try:
+        while line:
+            line = line[sink.write(line) :]
+    except OSError as error:
+        raise EngineFailure(
+            "run.events_lost",
+            f"Events could not be written: {error.strerror}.",
+            remedy="Resume the run with events going where they can be written.",
+        ) from error
 
 
 def _lab_build(arguments: argparse.Namespace) -> int:
@@ -120,9 +135,11 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 def _document(kind: type[D], path: Path) -> D:
     """Reads a JSON or YAML document; raises BadInput that names the field, or the line."""
+    # YAML reads most JSON, but not its surrogate pairs or tabs.
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise BadInput(
             "document.unreadable",
             f"{path} cannot be read: {error}.",
@@ -149,13 +166,19 @@ def _invalid(error: ValidationError, path: Path) -> BadInput:
     )
 
 
-def _open_events(target: str) -> BinaryIO:
+def _open_events(target: str) -> FileIO:
     """Standard output, an inherited file descriptor by number, or a file that is appended to."""
-    if target == "-":
-        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    if target.isdigit():
-        return os.fdopen(int(target), "wb")
-    return Path(target).open("ab")
+    try:
+        if target == "-":
+            return FileIO(os.dup(sys.stdout.fileno()), "wb")
+        return FileIO(int(target), "wb") if target.isdigit() else FileIO(target, "ab")
+    except OSError as error:
+        raise BadInput(
+            "run.events",
+            f"Events cannot go to {target}: {error.strerror}.",
+            remedy="Give - for standard output, an inherited file descriptor, or a file.",
+            field="--events",
+        ) from error
 
 
 class _StopOnSignal:

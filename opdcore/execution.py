@@ -6,6 +6,8 @@ broker, no database and no global.
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import time
 from collections.abc import Generator, Iterator
@@ -13,9 +15,11 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
-from opdcore.contract.errors import Cancelled, EngineFailure, StillroomError
+from opdcore.contract.errors import BadInput, Cancelled, EngineFailure, StillroomError
 from opdcore.contract.events import (
     AnyEvent,
     ArtifactWritten,
@@ -30,20 +34,24 @@ from opdcore.contract.events import (
 from opdcore.contract.job import Job
 from opdcore.contract.outcome import Outcome
 from opdcore.contract.recipe import DistillStage, Stage
-from opdcore.device import describe
+from opdcore.device import describe, is_out_of_memory
 from opdcore.stages.distill import distill
 from opdcore.stages.evaluate import evaluate
 from opdcore.workspace import Line, Stop, Workspace, pick_device, prepare
 
 OUTPUT = "output"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 SOFTWARE = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 
 
-def execute(job: Job, run_dir: Path, *, stop: Stop = lambda: False) -> Iterator[AnyEvent]:
+def execute(
+    job: Job, run_dir: Path, *, stop: Stop = lambda: False
+) -> Generator[AnyEvent, None, None]:
     """Runs the job and yields its events; the last is always `job_finished`.
 
     Errors that have a code end the run as that event, and are then raised again for the caller; so
-    is running out of memory. Anything else is a fault of ours and passes through as it is.
+    do running out of memory and running out of disk. Anything else is a fault of ours and passes
+    through as it is.
     """
     numbering = _Numbering(job.attempt)
     try:
@@ -53,8 +61,10 @@ def execute(job: Job, run_dir: Path, *, stop: Stop = lambda: False) -> Iterator[
         status: FinalStatus = "cancelled" if isinstance(error, Cancelled) else "failed"
         yield numbering.event(Line(JobFinished(status=status, error=error.info)))
         raise
-    except MemoryError as error:
-        failure = _out_of_memory(error)
+    except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
+        failure = _failure(error)
+        if failure is None:
+            raise
         yield numbering.event(Line(JobFinished(status="failed", error=failure.info)))
         raise failure from error
     yield numbering.event(Line(JobFinished(status="succeeded", outcome=outcome)))
@@ -82,7 +92,7 @@ class _Numbering:
 def _execute(
     job: Job, run_dir: Path, stop: Stop, stack: ExitStack, numbering: _Numbering
 ) -> Generator[AnyEvent, None, Outcome]:
-    run_dir.mkdir(parents=True, exist_ok=True)
+    _make(run_dir)
     yield numbering.event(Line(_started(job)))
     recipe_sha256 = checkpoints.recipe_sha256(job.recipe)
     resume = checkpoints.newest(run_dir / checkpoints.FOLDER, recipe_sha256=recipe_sha256)
@@ -163,9 +173,35 @@ def _unmeasured(job: Job) -> Outcome:
     )
 
 
-def _out_of_memory(error: MemoryError) -> EngineFailure:
-    return EngineFailure(
-        "run.out_of_memory",
-        f"Memory ran out: {error}.",
-        remedy="Lower micro_batch_tokens, max_response_tokens or rollouts_per_prompt, then resume.",
-    )
+def _make(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise BadInput(
+            "run.folder",
+            f"{run_dir} cannot be the run's folder: {error.strerror}.",
+            remedy="Name a folder that can be made and written to.",
+            field="run-dir",
+        ) from error
+
+
+def _failure(error: Exception) -> EngineFailure | None:
+    """What a full memory or a full disk is called; None for anything else."""
+    if is_out_of_memory(error):
+        return EngineFailure(
+            "run.out_of_memory",
+            f"Memory ran out: {error}.",
+            remedy="Resume where more memory is free, or start a new run with lower "
+            "micro_batch_tokens, max_response_tokens or rollouts_per_prompt.",
+        )
+    # safetensors writes in Rust, and its error carries the system's words but no number.
+    words = isinstance(error, SafetensorError) and os.strerror(errno.ENOSPC) in str(error)
+    if words or (isinstance(error, OSError) and error.errno in NO_SPACE):
+        return EngineFailure(
+            "run.disk_full",
+            f"The disk ran out: {error}.",
+            remedy="Free space where the run's folder is, then resume it.",
+        )
+    return None
