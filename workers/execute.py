@@ -242,6 +242,11 @@ def _end(claimed: Claim, ended: Ending, seconds: float) -> None:
     series.compact(claimed.run.pk, through=last)
     with transaction.atomic():
         mine.update(**columns)
+        # Cancelled while it was put back: nobody is left whom the wish could reach.
+        unwanted = Run.objects.filter(pk=claimed.run.pk, attempt=claimed.attempt, status="queued")
+        unwanted.filter(cancel_requested_at__isnull=False).update(
+            status=Run.Status.CANCELLED, finished_at=timezone.now()
+        )
         Lease.objects.filter(run=claimed.run, attempt=claimed.attempt).delete()
 
 

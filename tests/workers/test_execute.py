@@ -17,6 +17,7 @@ from webapp.services import series
 from workers import execute as executing
 from workers import leases
 from workers.broker import wait_until
+from workers.ending import Ending
 from workers.execute import execute
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("emitting")]
@@ -248,3 +249,13 @@ def test_a_killed_worker_leaves_no_job_training(host, tmp_path):
     assert wait_until(
         lambda: all(gone(child) or "sleep" in psutil.Process(child).cmdline() for child in jobs), 10
     )
+
+
+def test_a_run_that_was_cancelled_while_it_was_put_back_is_cancelled(host):
+    make_told(None)
+    claimed = leases.claim(host())
+    Run.objects.update(cancel_requested_at=timezone.now())
+    executing._end(claimed, Ending("queued"), 1.0)
+    run = Run.objects.get()
+    assert (run.status, run.finished_at is None) == ("cancelled", False)
+    assert not Lease.objects.exists()
