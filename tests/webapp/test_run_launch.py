@@ -1,6 +1,8 @@
 """The form of a new run: filled in, checked while it is typed, launched whole or not at all."""
 
+import html
 import json
+import shlex
 
 import pytest
 from django.core.files.base import ContentFile
@@ -149,6 +151,14 @@ def test_the_check_warns_of_shared_prompts_and_shows_the_job(browse, member, par
     assert "python -m opdcore run job.json" in page
     assert f"&quot;pair&quot;: &quot;{parts['pair'].public_id}&quot;" in page
     assert not Run.objects.exists()
+
+
+def test_a_name_cannot_leave_the_quotes_of_the_command(browse, member, parts):
+    form = form_of(parts, name="it's; rm -rf ~")
+    page = browse(member).post("/runs/new/check/", form).content.decode()
+    command = html.unescape(page.partition("curl -X POST")[2].partition("</pre>")[0])
+    body = shlex.split("curl" + command)[-1]
+    assert json.loads(body)["name"] == "it's; rm -rf ~"
 
 
 def test_the_check_of_an_unfinished_form_points_at_nothing(browse, member, parts):

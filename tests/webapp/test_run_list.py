@@ -3,7 +3,7 @@
 import pytest
 
 from tests.webapp.rows import make_pair, make_recipe, make_run
-from webapp.models import Run
+from webapp.models import Project, Run
 from webapp.services import run_list
 from webapp.services.run_list import Query
 
@@ -118,6 +118,32 @@ def test_chosen_runs_are_tagged(browse, member, project):
     run.refresh_from_db()
     assert run.tags == ["old", "new"]
     assert answer["Location"] == back
+
+
+def test_where_one_run_has_too_many_tags_none_is_tagged(browse, member, project):
+    free, full = make_run(project), make_run(project, tags=[f"t{n}" for n in range(20)])
+    form = {"verb": "tag", "tag": "new", "run": [free.public_id, full.public_id]}
+    answer = browse(member).post("/runs/bulk/", form, follow=True)
+    assert b"21 tags are too many" in answer.content
+    free.refresh_from_db()
+    assert free.tags == []
+
+
+def test_a_page_cannot_start_at_a_run_that_is_not_ones_own(project):
+    other = make_run(Project.objects.create(name="Other", slug="other"))
+    mine = [make_run(project, name=str(number)) for number in range(2)]
+    asked = Query.parse({"after": other.public_id})
+    found = run_list.read(Run.objects.filter(project=project), asked)
+    assert [run.pk for run in found.rows] == [run.pk for run in reversed(mine)]
+    assert found.newer is None
+
+
+def test_a_page_goes_on_after_a_run_that_has_left_the_filter(project):
+    mine = [make_run(project) for _ in range(2)]
+    Run.objects.filter(pk=mine[1].pk).update(status="running")
+    asked = Query.parse({"after": mine[1].public_id, "status": "queued"})
+    found = run_list.read(Run.objects.filter(project=project), asked)
+    assert [run.pk for run in found.rows] == [mine[0].pk]
 
 
 def test_the_way_back_never_leads_elsewhere(browse, member, project):

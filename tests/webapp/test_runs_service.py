@@ -178,6 +178,19 @@ def test_a_comment_is_edited_by_its_author_only(project, member, maintainer):
     assert runs.edit_comment(said, "because", actor=member).edited_at is not None
 
 
+@pytest.mark.parametrize(("text", "code"), [(" ", "empty"), ("x" * 20_001, "too_long")])
+def test_a_comment_says_something_and_not_everything(project, member, text, code):
+    run = make_run(project)
+    said = runs.comment(run, "first", actor=member)
+    for write in (lambda: runs.comment(run, text, actor=member),
+                  lambda: runs.edit_comment(said, text, actor=member)):  # fmt: skip
+        with pytest.raises(BadInput) as caught:
+            write()
+        assert caught.value.info.code == f"comment.{code}"
+    said.refresh_from_db()
+    assert said.text == "first"
+
+
 def test_a_review_says_who_and_when(project, member):
     run = runs.review(make_run(project), "approved", actor=member)
     assert (run.review, run.reviewed_by) == ("approved", member)

@@ -107,7 +107,10 @@ def _longest(choice: Choice) -> int | None:
 
 
 def _body(choice: Choice) -> str | None:
-    """What the API takes to launch the same; None where turned knobs are no saved recipe yet."""
+    """What the API takes to launch the same; None where turned knobs are no saved recipe yet.
+
+    It stands between a shell's single quotes, so it holds none: a name may be somebody else's.
+    """
     if choice.turned is not None:
         return None
     parts = {"pair": choice.pair, "recipe": choice.recipe, "train": choice.train}
@@ -115,7 +118,7 @@ def _body(choice: Choice) -> str | None:
     asked: dict[str, Any] = {name: part.public_id for name, part in parts.items()}
     asked |= {"name": choice.name} if choice.name else {}
     asked |= {"resources": choice.resources} if choice.resources else {}
-    return json.dumps(asked, indent=2)
+    return json.dumps(asked, indent=2).replace("'", "\\u0027")
 
 
 def _job(choice: Choice) -> str:

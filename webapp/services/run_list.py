@@ -97,7 +97,7 @@ class Page:
 def read(runs: RunQuerySet, query: Query) -> Page:
     """One page of the runs that the query asks for."""
     found = matching(runs, query)
-    anchor = _anchor(found, query)
+    anchor = _anchor(runs, query)
     backwards = bool(query.before) and anchor is not None
     ordered = _ordered(found, query, backwards=backwards)
     if anchor is not None:
@@ -140,12 +140,15 @@ def _tagged(runs: RunQuerySet, tag: str) -> RunQuerySet:
 
 
 def _anchor(runs: RunQuerySet, query: Query) -> tuple[Any, int] | None:
-    """The column's value and the key of the row that the page borders on; None for the first page."""
+    """The column's value and the key of the row that the page borders on; None for the first page.
+
+    It is looked for before the filters: since the page was shown, it may have left them.
+    """
     public_id = query.before or query.after
     if not public_id:
         return None
     column = COLUMNS[query.key]
-    return runs.model.objects.filter(public_id=public_id).values_list(column, "pk").first()
+    return runs.filter(public_id=public_id).values_list(column, "pk").first()
 
 
 def _ordered(runs: RunQuerySet, query: Query, *, backwards: bool) -> RunQuerySet:

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 WAKE_TASK = "workers.wake"
 MOST_TAGS = 20
 LONGEST_TAG = 40
+LONGEST_COMMENT = 20_000
 
 
 class LaunchRefused(BadInput):
@@ -187,11 +188,7 @@ def set_tags(run: Run, tags: Sequence[str], *, actor: User) -> Run:
 def comment(run: Run, text: str, *, actor: User) -> Comment:
     """Adds a comment."""
     run = _locked(run, actor, "comment")
-    if not text.strip():
-        raise BadInput(
-            "comment.empty", "The comment is empty.", remedy="Write something.", field="text"
-        )
-    said = Comment.objects.create(run=run, author=actor, text=text.strip())
+    said = Comment.objects.create(run=run, author=actor, text=_words(text))
     audit.record(actor, "comment", project=run.project, about=run, detail={"comment": said.pk})
     return said
 
@@ -207,7 +204,7 @@ def edit_comment(said: Comment, text: str, *, actor: User) -> Comment:
             remedy="Answer it with one of your own.",
             field="text",
         )
-    said.text, said.edited_at = text.strip(), timezone.now()
+    said.text, said.edited_at = _words(text), timezone.now()
     said.save(update_fields=["text", "edited_at"])
     audit.record(actor, "edit_comment", project=run.project, about=run, detail={"comment": said.pk})
     return said
@@ -346,6 +343,23 @@ def _locked(run: Run, actor: User, action: Action) -> Run:
     row = Run.objects.select_for_update().select_related("project").get(pk=run.pk)
     require(actor, action, row.project)
     return row
+
+
+def _words(text: str) -> str:
+    """What a comment says, without the space around it."""
+    words = text.strip()
+    if not words:
+        raise BadInput(
+            "comment.empty", "The comment is empty.", remedy="Write something.", field="text"
+        )
+    if len(words) > LONGEST_COMMENT:
+        raise BadInput(
+            "comment.too_long",
+            f"The comment has {len(words):,} characters and at most {LONGEST_COMMENT:,} are kept.",
+            remedy="Shorten it, or say it in several.",
+            field="text",
+        )
+    return words
 
 
 def _tags(tags: Sequence[str]) -> list[str]:

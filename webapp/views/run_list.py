@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
@@ -99,8 +100,10 @@ def _tag(request: HttpRequest, rows: list[Run], user: User) -> None:
         messages.warning(request, "The tag is empty. Write one beside the button.")
         return
     try:
-        for run in rows:
-            runs.set_tags(run, [*run.tags, tag], actor=user)
+        # All or none: which of them were tagged would not be said.
+        with transaction.atomic():
+            for run in rows:
+                runs.set_tags(run, [*run.tags, tag], actor=user)
     except BadInput as error:
         messages.error(request, str(error))
         return
