@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from opdcore.contract.errors import BadInput
+from opdcore.contract.job import StartCheckpoint
 from opdcore.contract.recipe import Recipe
 from opdcore.files import (
     Written,
@@ -106,6 +108,30 @@ def restore_weights(folder: Path, model: nn.Module) -> None:
     tensors = load_file(folder / WEIGHTS)
     for name, target in _weights(model).items():
         target.copy_(tensors[name])
+
+
+def start_from(start: StartCheckpoint, model: nn.Module) -> None:
+    """Gives a model the weights of a checkpoint's or an output's folder.
+
+    Raises BadInput where they cannot be read, are not those named, or are another model's.
+    """
+    file = Path(start.path) / WEIGHTS
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise _bad_start("start.unreadable", f"{file} cannot be read: {error}.") from error
+    if start.sha256 is not None and hash_file(file).sha256 != start.sha256:
+        raise _bad_start("start.changed", f"{file} does not have the hash that the job names.")
+    for name, target in _weights(model).items():
+        if name not in tensors or tensors[name].shape != target.shape:
+            shape = list(target.shape)
+            raise _bad_start("start.other_model", f"{file} has no {name} of shape {shape}.")
+    restore_weights(file.parent, model)
+
+
+def _bad_start(code: str, message: str) -> BadInput:
+    remedy = "Name a checkpoint or an output of a run with the same student."
+    return BadInput(code, message, remedy=remedy, field="start")
 
 
 def prune(root: Path, *, keep: int) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from opdcore import prompt_ids, token_maps, verifiers
+from opdcore import checkpoints, prompt_ids, token_maps, verifiers
 from opdcore import prompts as prompt_sets
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
@@ -63,21 +63,17 @@ def prepare(
     job: Job, run_dir: Path, *, stop: Stop, stack: ExitStack, resumed: bool
 ) -> Iterator[Payload | Workspace]:
     """Yields progress and, last, the workspace; `stack` closes what it opened."""
+    _refuse_unheeded(job)
     device = pick_device(job)
     train = prompt_sets.read(job.prompt_sets.train, field="prompt_sets.train")
     held_out_file = job.prompt_sets.held_out
     held_out = (
         prompt_sets.read(held_out_file, field="prompt_sets.held_out") if held_out_file else ()
     )
-    if len(job.teachers) != 1:
-        raise BadInput(
-            "teachers.several",
-            f"{len(job.teachers)} teachers were given; this version distils from one.",
-            remedy="Choose one teacher.",
-            field="teachers",
-        )
     yield Progress(what="loading the student", done=0, total=2, unit="models")
     student = load(job.student, device=device, field="student")
+    if job.start is not None:
+        checkpoints.start_from(job.start, student.model)
     yield Progress(what="loading the teacher", done=1, total=2, unit="models")
     teacher = load(job.teachers[0], device=device, field="teachers.0")
     teacher.model.requires_grad_(requires_grad=False)
@@ -103,6 +99,28 @@ def prepare(
     yield Workspace(
         job, run_dir, student, teacher, train, ids, vocabulary, verifier, evaluator, stop
     )
+
+
+def _refuse_unheeded(job: Job) -> None:
+    """What the job may ask for and this version does not do is refused, never passed over."""
+    if len(job.teachers) != 1:
+        raise BadInput(
+            "teachers.several",
+            f"{len(job.teachers)} teachers were given; this version distils from one.",
+            remedy="Choose one teacher.",
+            field="teachers",
+        )
+    sets = job.prompt_sets
+    unheeded = {
+        "teachers.0.tags": job.teachers[0].tags,
+        "prompt_sets.teacher_content": sets.teacher_content,
+        "prompt_sets.outside": sets.outside,
+    }
+    for field, given in unheeded.items():
+        if given:
+            raise BadInput(
+                "job.unheeded", "This version does not use it.", remedy="Leave it out.", field=field
+            )
 
 
 def pick_device(job: Job) -> torch.device:

@@ -149,3 +149,18 @@ def test_a_template_that_renders_nothing_is_refused(tmp_path):
     (student / "chat_template.jinja").write_text("{{ '' }}")
     info = refused(tmp_path, pair=(student, teacher))
     assert info.code == "prompt_set.renders_empty"
+
+
+@pytest.mark.parametrize("role", ["teacher_content", "outside"])
+def test_what_this_version_does_not_use_is_refused_and_not_passed_over(tmp_path, role):
+    job = make_job(tmp_path)
+    sets = job.prompt_sets.model_copy(update={role: job.prompt_sets.train})
+    with pytest.raises(BadInput) as refusal:
+        events_of(job.model_copy(update={"prompt_sets": sets}), tmp_path / "run")
+    info = refusal.value.info
+    assert (info.code, info.field) == ("job.unheeded", f"prompt_sets.{role}")
+
+
+def test_a_start_that_is_not_there_is_refused(tmp_path):
+    info = refused(tmp_path, start={"path": str(tmp_path / "nowhere")})
+    assert (info.code, info.field) == ("start.unreadable", "start")
