@@ -116,7 +116,7 @@ def _execute(
 
     numbering.stage_index = None
     yield numbering.event(Line(_output(work)))
-    return work.evaluator.outcome(job.recipe.goal) if work.evaluator else _unmeasured(job)
+    return _outcome(work)
 
 
 def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) -> Iterator[Line]:
@@ -163,6 +163,23 @@ def _output(work: Workspace) -> ArtifactWritten:
     )
     return ArtifactWritten(
         artifact_kind="output", key=OUTPUT, sha256=written.sha256, size_bytes=written.size_bytes
+    )
+
+
+def _outcome(work: Workspace) -> Outcome:
+    recipe = work.job.recipe
+    if work.evaluator is None:
+        return _unmeasured(work.job)
+    outcome = work.evaluator.outcome(recipe.goal)
+    if any(recipe.steps_by_stage):
+        return outcome
+    why = "The recipe trains nothing, so there is no gain to judge."
+    return Outcome(
+        code="unmeasured",
+        explanation=why,
+        before=outcome.before,
+        teacher=outcome.teacher,
+        prompts=outcome.prompts,
     )
 
 

@@ -26,9 +26,9 @@ ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "log"]
 
 
 class JobStarted(Document):
-    """The process is up and the job is valid."""
+    """The process is up and has a device; models and prompts are yet to be read."""
 
-    device: str = Field(description="Such as cpu or cuda:0.")
+    device: str = Field(description="Its name, such as cpu or NVIDIA H100 80GB HBM3.")
     versions: dict[str, str] = Field(description="Software that decides the numbers.")
     steps_by_stage: tuple[int, ...] = Field(description="Optimizer steps of each stage.")
     lab_version: str | None = Field(default=None, description="Set for the laboratory's pairs.")
