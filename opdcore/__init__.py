@@ -22,7 +22,8 @@ def run(
     """Executes a job, yielding its events; `run_dir` is `runs/<run_id>` unless given.
 
     The same job in the same folder goes on from its newest checkpoint. `stop` is asked before each
-    step; once it says yes, a checkpoint is written and the run ends as cancelled.
+    step, and within evaluations before and between training; once it says yes, what was trained is
+    written as a checkpoint and the run ends as cancelled.
     """
     from opdcore.execution import execute
 

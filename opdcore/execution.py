@@ -121,7 +121,7 @@ def _execute(
 
 def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) -> Iterator[Line]:
     if index == 0 and isinstance(stage, DistillStage) and work.evaluator is not None:
-        for payload in work.evaluator.baseline(work.student):
+        for payload in work.heeding_stop(work.evaluator.baseline(work.student)):
             yield Line(payload, 0)
     if isinstance(stage, DistillStage):
         yield from distill(stage, work, stage_index=index, resume=resume)

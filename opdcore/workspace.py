@@ -58,6 +58,16 @@ class Workspace:
             "run.cancelled", "The run was asked to stop.", remedy="Resume it to go on."
         )
 
+    def heeding_stop(self, payloads: Iterator[Payload]) -> Iterator[Payload]:
+        """The payloads of an evaluation; a wish to stop ends it as cancelled where it tells progress.
+
+        Only where nothing was trained since the last checkpoint, so that nothing is lost.
+        """
+        for payload in payloads:
+            if isinstance(payload, Progress) and self.stop():
+                raise self.cancelled()
+            yield payload
+
 
 def prepare(
     job: Job, run_dir: Path, *, stop: Stop, stack: ExitStack, resumed: bool

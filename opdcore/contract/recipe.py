@@ -257,7 +257,8 @@ class DistillStage(Document):
         le=1_000_000,
         unit="steps",
         level="advanced",
-        help="Keep rollouts with all their token values every so many steps.",
+        help="Keep rollouts with all their token values every so many steps, and at the first and "
+        "the last.",
     )
     trace_rollouts: int = knob(
         8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from opdcore.workspace import Line, Workspace
 
@@ -11,9 +12,7 @@ def evaluate(work: Workspace, *, stage_index: int) -> Iterator[Line]:
     """Grades both sides on the held-out prompts; without a verifier there is nothing to do."""
     if work.evaluator is None:
         return
-    if work.stop():
-        raise work.cancelled()
-    for payload in work.evaluator.teacher(work.teacher):
-        yield Line(payload, 0)
-    for payload in work.evaluator.student(work.student, stage_index=stage_index, step=0):
+    teacher = work.evaluator.teacher(work.teacher)
+    student = work.evaluator.student(work.student, stage_index=stage_index, step=0)
+    for payload in work.heeding_stop(chain(teacher, student)):
         yield Line(payload, 0)

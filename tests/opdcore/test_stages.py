@@ -70,3 +70,11 @@ def test_a_start_with_another_hash_is_refused(tmp_path):
     with pytest.raises(BadInput) as refusal:
         events_of(job, tmp_path / "run")
     assert refusal.value.info.code == "start.changed"
+
+
+@pytest.mark.parametrize("stage", [{}, None])
+def test_a_run_asked_to_stop_at_once_measures_nothing_first(tmp_path, stage):
+    job = make_job(tmp_path, recipe=recipe_of(stage))
+    with pytest.raises(Cancelled):
+        events_of(job, tmp_path / "run", stop=lambda: True)
+    assert not list((tmp_path / "run").glob("*"))
