@@ -75,6 +75,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("runs/bulk/", run_list.bulk, name="runs-bulk"),
     path("runs/new/", launch.new, name="run-new"),
     path("runs/new/check/", launch.check, name="run-check"),
+    path("runs/new/parts/", launch.parts, name="run-parts"),
     path("runs/new/knobs/", launch.knobs, name="run-knobs"),
     path("runs/<slug:public_id>/", run_page.page, name="run"),
     path("runs/<slug:public_id>/row/", run_list.row, name="run-row"),

@@ -58,6 +58,21 @@ def test_the_laboratory_pair_is_launched_watched_and_succeeds(
     assert complaints == []
 
 
+def test_the_form_brings_along_what_belongs_to_a_pair(page: Page, application: Application):
+    log_in(page, application)
+    page.goto(f"{application.url}runs/new/")
+    page.wait_for_load_state("networkidle")
+    page.locator("#id_pair").select_option(label="Laboratory, cups")
+    for field, name in (("train", "cups-0 train v1"), ("held_out", "cups-0 held out v1")):
+        expect(page.locator(f"#id_{field} option:checked")).to_have_text(name)
+    expect(page.locator("#id_recipe option:checked")).to_contain_text("Laboratory, cups")
+    expect(page.locator("#launch-check")).to_contain_text("Ready to launch")
+
+    page.locator("#id_recipe").select_option(index=3)
+    chosen = page.locator("#id_recipe").input_value()
+    expect(page.locator("[name=knobs_of]")).to_have_value(chosen)
+
+
 def test_a_cancelled_run_says_so_and_can_be_resumed(page: Page, application: Application):
     log_in(page, application)
     launch(page, application)

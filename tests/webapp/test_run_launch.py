@@ -203,6 +203,60 @@ def test_devices_and_threads_reach_the_run(browse, member, parts):
     assert Run.objects.get().resources["train"]["threads"] == 2
 
 
+@pytest.fixture
+def cups(project):
+    """Another laboratory family, as `parts` is one."""
+    return {
+        "pair": make_pair(
+            project, "Laboratory, cups: a teacher of another style", is_laboratory=True
+        ),
+        "train": make_prompt_set(project, "cups train"),
+        "held_out": make_prompt_set(project, "cups held out"),
+        "recipe": make_recipe(project, "Laboratory, cups"),
+    }
+
+
+def moved(client, parts, **changes):
+    """The parts as they stand after the form was sent because its pair was changed."""
+    form = form_of(parts, parts_of=parts["pair"].public_id, **changes)
+    answer = client.post("/runs/new/parts/", form)
+    if answer.status_code == 204:
+        return None
+    return {name: answer.context["form"][name].value() for name in parts}
+
+
+def test_another_laboratory_pair_brings_its_prompts_and_recipe(browse, member, parts, cups):
+    found = moved(browse(member), parts, pair=cups["pair"].public_id)
+    assert found == {name: part.public_id for name, part in cups.items()}
+
+
+def test_what_somebody_chose_stays_when_the_pair_changes(browse, member, project, parts, cups):
+    mine = make_recipe(project, "Mine")
+    client, pair = browse(member), cups["pair"].public_id
+    found = moved(client, parts, pair=pair, recipe=mine.public_id, held_out="")
+    assert found == {"pair": pair, "train": cups["train"].public_id,
+                     "held_out": "", "recipe": mine.public_id}  # fmt: skip
+
+
+def test_a_pair_of_ones_own_moves_nothing(browse, member, project, parts, cups):
+    own = make_pair(project, "mine")
+    assert moved(browse(member), parts, pair=own.public_id) is None
+    assert moved(browse(member), parts) is None
+
+
+def test_turned_knobs_stay_where_the_recipe_does(browse, member, parts, cups):
+    form = form_of(parts, parts_of=parts["pair"].public_id, pair=cups["pair"].public_id)
+    mine = make_recipe(parts["pair"].project, "Mine")
+    form |= {"recipe": mine.public_id} | knobs_of(mine, steps=77)
+    page = browse(member).post("/runs/new/parts/", form).content.decode()
+    assert 'value="77"' in page
+
+
+def test_parts_are_moved_for_members_of_the_project_alone(browse, stranger, member, parts):
+    assert browse(stranger).post("/runs/new/parts/", form_of(parts)).status_code == 404
+    assert browse(member).get("/runs/new/parts/").status_code == 405
+
+
 def test_knobs_are_those_of_the_recipe(browse, member, parts):
     page = browse(member).get(f"/runs/new/knobs/?recipe={parts['recipe'].public_id}")
     assert page.context["knobs"]["stages.0.steps"].value() == 3

@@ -14,11 +14,12 @@ from opdcore.contract.errors import BadInput
 from webapp.forms.launch import KnobsForm, LaunchForm
 from webapp.models import Pair, Project, PromptSet, Recipe, Run
 from webapp.permissions import allows, require
-from webapp.services import launches
+from webapp.services import launches, usual_parts
 from webapp.services.launches import Choice, Review
 from webapp.services.runs import LaunchRefused
 from webapp.views.scope import actor, chosen_project
 
+NO_CONTENT = 204
 FIELDS = ("pair", "train", "held_out", "recipe", "name", "device", "threads")
 
 
@@ -55,6 +56,23 @@ def knobs(request: HttpRequest) -> HttpResponse:
     recipe = recipes.filter(public_id=request.GET.get("recipe", "")).first()
     context = {"knobs": KnobsForm(recipe) if recipe else None, "recipe": recipe}
     answer = render(request, "runs/_knobs.html", context)
+    answer["HX-Trigger-After-Settle"] = "knobs-changed"
+    return answer
+
+
+@require_POST
+def parts(request: HttpRequest) -> HttpResponse:
+    """Prompts and recipe after another pair was chosen; nothing where they stay as they are."""
+    project = chosen_project(request)
+    require(actor(request), "read", project)
+    moved = usual_parts.moved(project, request.POST)
+    if all(request.POST.get(name, "") == value for name, value in moved.items()):
+        return HttpResponse(status=NO_CONTENT)
+    form = LaunchForm(project, initial=moved | {"pair": request.POST.get("pair", "")})
+    same_recipe = request.POST.get("knobs_of") == moved["recipe"]
+    recipe = _chosen_recipe(form, project)
+    turned = KnobsForm(recipe, request.POST) if recipe and same_recipe else None
+    answer = render(request, "runs/_parts.html", _page(request, project, form, knobs_form=turned))
     answer["HX-Trigger-After-Settle"] = "knobs-changed"
     return answer
 
@@ -166,47 +184,8 @@ def _parent(request: HttpRequest, project: Project) -> Run | None:
 
 def _usual(request: HttpRequest, project: Project, parent: Run | None) -> dict[str, str]:
     """What is filled in: the parent's parts, else those of the address, else the last or the lab's."""
-    last = parent or _last(request, project)
-    usual = _of_run(last) if last else _of_laboratory(project)
+    usual = usual_parts.of_run(parent) if parent else usual_parts.of_user(actor(request), project)
     asked = {name: request.GET[name] for name in ("pair", "train", "held_out", "recipe", "name")
              if name in request.GET}  # fmt: skip
     named = {"parent": parent.public_id, "name": f"{parent.name[:112]} again"} if parent else {}
     return usual | named | asked
-
-
-def _last(request: HttpRequest, project: Project) -> Run | None:
-    """The user's own last run there, whose parts can still be chosen."""
-    mine = Run.objects.filter(project=project, created_by=actor(request))
-    return mine.select_related("pair", "recipe", "train_set", "held_out_set").first()
-
-
-def _of_run(run: Run) -> dict[str, str]:
-    devices = run.resources.get("train", {}).get("devices", ())
-    return {
-        "pair": run.pair.public_id,
-        "train": run.train_set.public_id,
-        "held_out": run.held_out_set.public_id if run.held_out_set else "",
-        "recipe": run.recipe.public_id,
-        "device": next(iter(devices), ""),
-    }
-
-
-def _of_laboratory(project: Project) -> dict[str, str]:
-    """A laboratory pair with the recipe and the prompt sets of its family, or the first of each."""
-    recipes = Recipe.objects.filter(project=project).newest()
-    pairs = Pair.objects.filter(project=project).order_by("-is_laboratory", "-name")
-    pair = pairs.filter(name__in=recipes.values("name")).first() or pairs.first()
-    family = pair.name.rpartition(" ")[2] if pair else ""
-    sets = PromptSet.objects.filter(project=project).ready()
-    own = sets.filter(name__icontains=family)
-    sets = own if own.exists() else sets
-    held_out = sets.filter(name__icontains="held").first()
-    train = sets.exclude(pk=held_out.pk).first() if held_out else sets.first()
-    recipe = recipes.filter(name=pair.name).first() if pair else None
-    found = {
-        "pair": pair,
-        "train": train,
-        "held_out": held_out,
-        "recipe": recipe or recipes.first(),
-    }
-    return {name: row.public_id for name, row in found.items() if row is not None}
