@@ -9,3 +9,4 @@ import "./confirm-button.js";
 import "./tab-set.js";
 import "./toast-region.js";
 import "./key-help.js";
+import "./sent-once.js";

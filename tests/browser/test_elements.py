@@ -233,3 +233,21 @@ def test_confirm_button_asks_before_it_acts(page: Page) -> None:
     expect(page).to_have_url(f"{SITE}/")
     page.get_by_role("button", name="Sure?").click()
     expect(page).to_have_url(f"{SITE}/?went=yes")
+
+
+def test_a_form_is_sent_once_and_its_button_says_so(page: Page) -> None:
+    form = '<form method="post" action="/slow"><button class="btn">Launch</button></form>'
+    open_page(page, form)
+    sent: list[str] = []
+
+    def take(route: Route) -> None:
+        sent.append(route.request.method)
+        route.fulfill(status=204)  # the page stays as it is, as while an answer is waited for
+
+    page.route(f"{SITE}/slow", take)
+    button = page.get_by_role("button", name="Launch")
+    button.click()
+    expect(button).to_have_attribute("aria-busy", "true")
+    button.dispatch_event("click")
+    page.wait_for_timeout(200)
+    assert sent == ["POST"]

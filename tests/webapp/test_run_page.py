@@ -283,6 +283,15 @@ def test_cancel_asks_the_run_to_stop(browse, member, run):
     assert b"Stopping" in page.content
 
 
+def test_a_run_that_is_stopping_is_not_shown_as_paused(browse, member, run):
+    client = browse(member)
+    client.post(f"/runs/{run.public_id}/cancel/")
+    for address in (f"/runs/{run.public_id}/status/", f"/runs/{run.public_id}/row/"):
+        text = client.get(address).content.decode()
+        assert "Stopping" in text
+        assert "paused" not in text.lower()
+
+
 def test_resume_queues_a_failed_run_and_refuses_others(browse, member, run):
     refused = browse(member).post(f"/runs/{run.public_id}/resume/", follow=True)
     assert b"Only a failed or cancelled run can be resumed" in refused.content
