@@ -1,7 +1,8 @@
 # The web: Django under an ASGI server. No torch in it, by the lock it installs.
 FROM python:3.11-slim-bookworm
 
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 \
+    STILLROOM_STATIC=/srv/stillroom/static-collected
 WORKDIR /srv/stillroom
 COPY requirements/web.lock requirements/
 RUN pip install -r requirements/web.lock

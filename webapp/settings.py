@@ -114,7 +114,8 @@ STORAGES: dict[str, dict[str, Any]] = {
     },
 }
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+# In the state folder, so that two applications of one checkout do not write each other's files.
+STATIC_ROOT = Path(env.str("STILLROOM_STATIC", "") or STATE_DIR / "static")
 STATICFILES_DIRS = [BASE_DIR / "static"]
 
 # Uploads beyond this go to a temporary file; a row is read at a time.
