@@ -22,6 +22,8 @@ def main(parent: int, cwd: str, program: str, argv: Sequence[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit("The process that started this job is gone.")
+    # A shell that starts things in the background has them ignore SIGINT; a job never does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     run_program(program, argv)
 
