@@ -116,6 +116,7 @@ STORAGES: dict[str, dict[str, Any]] = {
 STATIC_URL = "/static/"
 # In the state folder, so that two applications of one checkout do not write each other's files.
 STATIC_ROOT = Path(env.str("STILLROOM_STATIC", "") or STATE_DIR / "static")
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 STATICFILES_DIRS = [BASE_DIR / "static"]
 
 # Uploads beyond this go to a temporary file; a row is read at a time.
