@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -307,6 +308,7 @@ def _one_thread() -> Iterator[None]:
 def _aside(directory: Path) -> Iterator[Path]:
     """Offer a folder beside the wanted one and put it in place when all went well."""
     directory.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
     folder = directory.with_name(f".{directory.name}.building-{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -315,6 +317,13 @@ def _aside(directory: Path) -> Iterator[Path]:
         _replace(directory, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what builds of this folder left behind when they were killed."""
+    for left in directory.parent.glob(f".{directory.name}.building-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _replace(directory: Path, folder: Path) -> None:

@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 
 import pytest
 
@@ -35,6 +36,17 @@ def test_an_abandoned_build_leaves_nothing_behind(tmp_path):
     next(building)
     building.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_sweeps_up_after_one_that_was_killed(tmp_path):
+    finished = subprocess.Popen(["true"])
+    finished.wait()
+    left = tmp_path / f".lab.building-{finished.pid}"
+    left.mkdir()
+    building = build(tmp_path / "lab", family="sums", seed=0)
+    next(building)
+    building.close()
+    assert not left.exists()
 
 
 def test_an_abandoned_build_leaves_the_old_folder_as_it_was(tmp_path):
