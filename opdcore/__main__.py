@@ -116,7 +116,8 @@ def _lab_build(arguments: argparse.Namespace) -> int:
     from opdcore.lab.build import build
 
     for progress in build(arguments.directory, family=arguments.family, seed=arguments.seed):
-        print(progress, file=sys.stderr)
+        told = f"{progress.what}: {progress.done} of {progress.total} {progress.unit}"
+        print(told, end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr)
     print(arguments.directory)
     return 0
 
