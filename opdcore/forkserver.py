@@ -248,6 +248,8 @@ def _preload() -> _Imported:
     transformers = importlib.import_module("transformers")
     for name in _TRANSFORMERS:
         getattr(transformers, name)
+    # The first load of a model compiles hundreds of expressions and keeps them; here it is done once.
+    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("")
     importlib.import_module(_PROGRAM)
     for module in pkgutil.iter_modules(importlib.import_module(_STAGES).__path__):
         importlib.import_module(f"{_STAGES}.{module.name}")
