@@ -78,28 +78,6 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     return Scored(loss_sum.item(), len(sampled_ids), alignments.concatenate(parts))
 
 
-@torch.no_grad()
-def measure_only(  # noqa: PLR0913 - as above
-    student_hidden: Float[Tensor, "N H"],
-    project_student: Project,
-    teacher_hidden: Float[Tensor, "N G"],
-    project_teacher: Project,
-    sampled_ids: Int[Tensor, "N"],
-    *,
-    k: int,
-    vocabulary: int,
-    temperature: float,
-    chunk_rows: int | None = None,
-) -> Alignment:
-    """Return the alignment alone: no loss, no gradient; otherwise as `score`."""
-    parts: list[Alignment] = []
-    for rows in _chunks(student_hidden, vocabulary, chunk_rows):
-        student = _logprobs(project_student, student_hidden[rows], vocabulary, temperature)
-        teacher = _logprobs(project_teacher, teacher_hidden[rows], vocabulary, temperature)
-        parts.append(alignments.measure(student, teacher, sampled_ids[rows], k=k))
-    return alignments.concatenate(parts)
-
-
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
     """Return how many positions fit the byte budget of one chunk on this kind of device."""
     budget = _CHUNK_BYTES["cuda" if device.type == "cuda" else "cpu"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from opdcore.alignment import COLUMNS, measure
 from opdcore.losses import position_losses
-from opdcore.scoring import measure_only, rows_per_chunk, score
+from opdcore.scoring import rows_per_chunk, score
 from tests.opdcore.naive import all_objectives, make_ids, make_logits, make_objective, title
 
 VOCABULARY = 13
@@ -186,24 +186,6 @@ def test_a_loss_with_a_wider_support_than_the_metrics_gets_it():
     ours, theirs = run(pair, objective=wide, k=2), run(same, objective=full, k=2)
     assert ours.loss_sum == pytest.approx(theirs.loss_sum, abs=1e-5)
     assert ours.alignment.overlap_ratio.equal(theirs.alignment.overlap_ratio)
-
-
-def test_measuring_alone_sees_the_same_and_touches_nothing():
-    pair = make_pair()
-    alone = measure_only(
-        pair.body(pair.inputs),
-        pair.head,
-        pair.teacher_hidden,
-        pair.teacher_head,
-        pair.ids,
-        k=4,
-        vocabulary=VOCABULARY,
-        temperature=0.7,
-        chunk_rows=3,
-    )
-    assert pair.head.weight.grad is None
-    trained = run(pair, temperature=0.7)
-    torch.testing.assert_close(columns(alone), columns(trained.alignment), equal_nan=True)
 
 
 def test_no_position_gives_no_loss_and_no_gradient():
