@@ -41,14 +41,14 @@ def test_a_wrong_token_is_refused_whatever_session_comes_with_it(project, member
 
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_nobody_is_refused_in_json_and_not_redirected(project, method):
-    errors_of(getattr(Client(), method)(RUNS), 401)
+    assert errors_of(getattr(Client(), method)(RUNS), 401)
 
 
 def test_a_deactivated_users_token_is_refused(project, member):
     client = with_token(member)
     member.is_active = False
     member.save()
-    errors_of(client.get(RUNS), 401)
+    assert errors_of(client.get(RUNS), 401)
 
 
 def test_a_session_reads(project, member, browse):
