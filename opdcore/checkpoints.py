@@ -29,6 +29,7 @@ from opdcore.files import (
     write_manifest,
     write_tensors,
 )
+from opdcore.models.network import Network
 
 FOLDER = "checkpoints"
 WEIGHTS = "model.safetensors"
@@ -143,16 +144,16 @@ def prune(root: Path, *, keep: int) -> list[Path]:
     return removed
 
 
-def save_output(target: Path, model: nn.Module, source: Path) -> Written:
+def save_output(target: Path, network: Network, source: Path) -> Written:
     """Writes a folder that opens with `AutoModelForCausalLM.from_pretrained`.
 
-    Tokenizer and template files are copied from `source`, the student's own folder.
+    Configuration, tokenizer and template are copied from `source`, the student's own folder.
     """
     with whole_folder(target) as aside:
         for file in sorted(source.iterdir()):
             if file.suffix in (".json", ".jinja", ".txt") and "safetensors" not in file.name:
                 shutil.copy(file, aside / file.name)
-        model.save_pretrained(aside)
+        network.save(aside)
         files = {file.name: hash_file(file) for file in sorted(aside.iterdir())}
         manifest = write_manifest(aside, files)
     size = manifest.size_bytes + sum(written.size_bytes for written in files.values())

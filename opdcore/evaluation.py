@@ -7,6 +7,7 @@ run must not measure its beginning again. It knows no objective and no optimizer
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +116,13 @@ class Evaluator:
             rollouts += answered
         scored = _scored(rollouts, grades, n)
         yield self._write(name, scored)
-        yield self._evaluated(role, scored)
+        yield self._evaluated(role, scored, Counter(_abstentions(grades)))
 
     def _answer(self, model: LoadedModel, prompts: Sequence[Prompt], start: int) -> list[Rollout]:
         n = self.evaluation.samples_per_prompt
         ids = [rendered.ids for rendered in model.renderer.render_many(prompts) for _ in range(n)]
         # One seed for every evaluation: the same draws before and after narrow their difference.
-        generator = torch.Generator(model.device).manual_seed(self.seed + start)
+        generator = torch.Generator().manual_seed(self.seed + start)
         sampling = Sampling(
             max_tokens=self.evaluation.max_response_tokens,
             temperature=self.evaluation.temperature,
@@ -131,7 +132,7 @@ class Evaluator:
         )
         return sample(model, ids, sampling=sampling, generator=generator)
 
-    def _evaluated(self, role: ModelRole, scored: Scored) -> Evaluated:
+    def _evaluated(self, role: ModelRole, scored: Scored, abstentions: dict[str, int]) -> Evaluated:
         interval = mean_interval(scored.accuracy)
         value, low, high = interval or (None, None, None)
         if role == "teacher":
@@ -152,6 +153,7 @@ class Evaluator:
             prompts=len(self.prompts),
             samples_per_prompt=self.evaluation.samples_per_prompt,
             verifier="none" if self.verifier is None else self.verifier.name,
+            abstentions=abstentions,
             values=values,
         )
 
@@ -193,7 +195,7 @@ def grade(
     decode = model.renderer.decode
     return verifier.grade(
         [
-            Attempt(decode(rollout.text_ids), prompt.answer)
+            Attempt(decode(rollout.text_ids), prompt.answer, prompt.tests, prompt.question)
             for rollout, prompt in zip(rollouts, prompts, strict=True)
         ]
     )
@@ -241,6 +243,10 @@ def _scored(rollouts: list[Rollout], grades: list[Grade], n: int) -> Scored:
         truncated=fmean(not r.stopped for r in rollouts),
         abstained=fmean(g.correct is None for g in grades),
     )
+
+
+def _abstentions(grades: Sequence[Grade]) -> Iterator[str]:
+    return (g.reason or "unknown" for g in grades if g.correct is None)
 
 
 def _signed(metric: TargetMetric, before: Scored, after: Scored) -> tuple[Scores, Scores]:

@@ -159,7 +159,7 @@ def _untold(work: Workspace) -> Iterator[Line]:
 
 def _output(work: Workspace) -> ArtifactWritten:
     written = checkpoints.save_output(
-        work.run_dir / OUTPUT, work.student.model, work.student.folder
+        work.run_dir / OUTPUT, work.student.network, work.student.folder
     )
     return ArtifactWritten(
         artifact_kind="output", key=OUTPUT, sha256=written.sha256, size_bytes=written.size_bytes

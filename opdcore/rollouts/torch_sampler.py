@@ -1,25 +1,26 @@
-"""Samples rollouts with torch alone: an own decode loop over the model's KV cache.
+"""Samples rollouts with torch alone: a decode loop whose rows leave the batch as they end.
 
-Rows end each at its own stop id and leave the batch, so a long straggler does not hold the others'
-memory and time. It knows no recipe and no prompt set.
+A long straggler does not hold the others' memory and time, and a prompt with several rollouts is read
+once. Every token of a row is drawn with a number that depends on the row and the position alone, so
+that how rows are batched changes nothing. It knows no recipe and no prompt set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from opdcore.models import LoadedModel
+from opdcore.rollouts.draws import draw
 from opdcore.rollouts.rollout import Rollout
 
-# KV cache of one batch of rows; more rows are sampled in further batches.
+# Keys and values of one batch of rows; more rows are sampled in further batches.
 CACHE_BYTES = 4 * 2**30
-# Rows leave the batch in groups, since each removal copies the cache.
-KEPT_SHARE = 0.75
+# Positions for which numbers are drawn at once.
+DRAWN_AHEAD = 128
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,6 @@ class Sampling:
     stop_ids: frozenset[int]
 
 
-@dataclass
-class _Batch:
-    """The rows still being written: their cache, their last ids, and where their output goes."""
-
-    cache: DynamicCache
-    rows: list[int]
-    mask: Tensor
-    positions: Tensor
-    written: list[list[int]] = field(default_factory=list)
-    logprobs: list[list[float]] = field(default_factory=list)
-    stopped: list[bool] = field(default_factory=list)
-
-
 @torch.inference_mode()
 def sample(
     model: LoadedModel,
@@ -57,13 +45,14 @@ def sample(
     """One rollout of each prompt's ids, in the prompts' order; `prompt_index` is the row.
 
     `logprobs` are exact under the tempered distribution over the vocabulary, before the nucleus is
-    cut.
+    cut. `generator` is on the CPU, whatever the model's device.
     """
     rollouts: list[Rollout | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    seed = int(torch.randint(2**62, (1,), generator=generator))
     for rows in _batches(model, order, prompts, sampling):
-        for rollout in _sample_batch(model, rows, prompts, sampling, generator):
-            rollouts[rollout.prompt_index] = rollout
+        for row, rollout in zip(rows, _batch(model, rows, prompts, sampling, seed), strict=True):
+            rollouts[row] = rollout
     return [rollout for rollout in rollouts if rollout is not None]
 
 
@@ -78,108 +67,75 @@ def _batches(
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _sample_batch(
+def _batch(
     model: LoadedModel,
     rows: list[int],
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
-    generator: torch.Generator,
+    seed: int,
 ) -> list[Rollout]:
-    batch, hidden = _prefill(model, rows, prompts, sampling)
-    active = list(range(len(rows)))
-    for index in range(sampling.max_tokens):
-        ids, logprobs = _draw(model.project(hidden), sampling, generator)
-        active_rows = _write(batch, active, ids.tolist(), logprobs.tolist(), sampling)
-        kept = [i for i, going in enumerate(active_rows) if going]
-        if not kept or index + 1 == sampling.max_tokens:
+    """The rollouts of some rows; `going` are those whose response is not over, in the batch's order."""
+    distinct = {tuple(prompts[row]): None for row in rows}
+    places = {prompt: place for place, prompt in enumerate(distinct)}
+    which = [places[tuple(prompts[row])] for row in rows]
+    decoding, logits = model.decode(list(distinct), rows=which, room=sampling.max_tokens)
+    written = _Written(rows)
+    going = list(range(len(rows)))
+    for uniforms in _uniforms(len(prompts), sampling.max_tokens, seed):
+        ids, logprobs = draw(
+            logits[:, : sampling.vocabulary],
+            uniforms[[rows[row] for row in going]].to(logits.device),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+        )
+        tokens = ids.tolist()
+        written.append(going, tokens, logprobs.tolist())
+        left = _left([token in sampling.stop_ids for token in tokens])
+        if not left or written.length == sampling.max_tokens:
             break
-        if len(kept) <= KEPT_SHARE * len(active):
-            ids = _compact(batch, kept, ids)
-            active = [active[i] for i in kept]
-        hidden = _decode(model, batch, ids)
-    return [
-        Rollout(row, tuple(batch.written[i]), tuple(batch.logprobs[i]), batch.stopped[i])
-        for i, row in enumerate(rows)
-    ]
+        if len(left) < len(going):
+            decoding.keep(left)
+            going = [going[place] for place in left]
+            ids = ids[torch.tensor(left, device=ids.device)]
+        logits = decoding.step(ids)
+    return written.rollouts(sampling.stop_ids)
 
 
-def _prefill(
-    model: LoadedModel, rows: list[int], prompts: Sequence[Sequence[int]], sampling: Sampling
-) -> tuple[_Batch, Tensor]:
-    """Runs the prompts, padded on the left; returns the batch and the last hidden states (B, H)."""
-    lengths = [len(prompts[row]) for row in rows]
-    width = max(lengths)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.ones(len(rows), width + sampling.max_tokens, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, width - lengths[i] :] = torch.tensor(prompts[row])
-        mask[i, : width - lengths[i]] = 0
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    positions = (mask[:, :width].cumsum(1) - 1).clamp_min(0)
-    batch = _Batch(DynamicCache(config=model.model.config), rows, mask, positions[:, -1:])
-    batch.written = [[] for _ in rows]
-    batch.logprobs = [[] for _ in rows]
-    batch.stopped = [False] * len(rows)
-    hidden = model.hidden(
-        ids, attention_mask=_visible(batch, width), position_ids=positions, cache=batch.cache
-    )
-    return batch, hidden[:, -1]
+class _Written:
+    """What the rows of a batch have written so far."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = rows
+        self.ids: list[list[int]] = [[] for _ in rows]
+        self.logprobs: list[list[float]] = [[] for _ in rows]
+        self.length = 0
+
+    def append(self, going: Sequence[int], ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        self.length += 1
+        for row, token, logprob in zip(going, ids, logprobs, strict=True):
+            self.ids[row].append(token)
+            self.logprobs[row].append(logprob)
+
+    def rollouts(self, stop_ids: frozenset[int]) -> list[Rollout]:
+        return [
+            Rollout(row, tuple(ids), tuple(logprobs), ids[-1] in stop_ids)
+            for row, ids, logprobs in zip(self.rows, self.ids, self.logprobs, strict=True)
+        ]
 
 
-def _decode(model: LoadedModel, batch: _Batch, ids: Tensor) -> Tensor:
-    """Runs one token a row (B,) and returns its hidden states (B, H)."""
-    batch.positions = batch.positions + 1
-    width = batch.cache.get_seq_length() + 1
-    hidden = model.hidden(
-        ids[:, None],
-        attention_mask=_visible(batch, width),
-        position_ids=batch.positions,
-        cache=batch.cache,
-    )
-    return hidden[:, -1]
+def _uniforms(rows: int, length: int, seed: int) -> Iterator[Tensor]:
+    """A column (rows,) of uniform numbers for each of `length` positions."""
+    for start in range(0, length, DRAWN_AHEAD):
+        generator = torch.Generator().manual_seed(seed + start)
+        ahead = torch.rand(rows, DRAWN_AHEAD, generator=generator, dtype=torch.float64)
+        yield from ahead.unbind(1)[: length - start]
 
 
-def _visible(batch: _Batch, width: int) -> Tensor | None:
-    """The mask of the first `width` positions; None where nothing is padded, which is faster."""
-    return batch.mask[:, :width] if bool((batch.mask[:, 0] == 0).any()) else None
+def _left(ended: Sequence[bool]) -> list[int]:
+    """Places of the rows that go on: in order, but the last ones fill the gaps of those that ended.
 
-
-def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws one id a row from logits (B, V) by an exponential race; returns ids and logprobs (B,)."""
-    logprobs = (logits[:, : sampling.vocabulary].float() / sampling.temperature).log_softmax(-1)
-    weights = logprobs.exp()
-    if sampling.top_p < 1:
-        weights = _nucleus(weights, sampling.top_p)
-    race = torch.empty_like(weights).exponential_(generator=generator)
-    ids = (weights / race).argmax(-1)
-    return ids, logprobs.gather(-1, ids[:, None]).squeeze(-1)
-
-
-def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Zeroes all but the fewest most probable tokens that hold `top_p` of the mass."""
-    ordered, ids = probabilities.sort(-1, descending=True)
-    outside = ordered.cumsum(-1) - ordered >= top_p
-    return probabilities.scatter(-1, ids, ordered.masked_fill(outside, 0.0))
-
-
-def _write(
-    batch: _Batch, active: list[int], ids: list[int], logprobs: list[float], sampling: Sampling
-) -> list[bool]:
-    """Appends the drawn ids to the rows that still go on; says which go on after it."""
-    going = []
-    for row, token, logprob in zip(active, ids, logprobs, strict=True):
-        if not batch.stopped[row]:
-            batch.written[row].append(token)
-            batch.logprobs[row].append(logprob)
-            batch.stopped[row] = token in sampling.stop_ids
-        going.append(not batch.stopped[row])
-    return going
-
-
-def _compact(batch: _Batch, kept: list[int], ids: Tensor) -> Tensor:
-    """Drops finished rows from cache and mask; returns the ids of those that stay."""
-    keep = torch.tensor(kept, device=ids.device)
-    batch.cache.batch_select_indices(keep)
-    batch.mask = batch.mask[keep]
-    batch.positions = batch.positions[keep]
-    return ids[keep]
+    So a decoding copies as many rows as ended before them, not all that stay.
+    """
+    count = len(ended) - sum(ended)
+    spare = (place for place in range(len(ended) - 1, count - 1, -1) if not ended[place])
+    return [next(spare) if ended[place] else place for place in range(count)]

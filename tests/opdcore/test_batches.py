@@ -29,7 +29,7 @@ def test_each_token_is_predicted_by_the_state_before_it(tmp_path, tokens):
         start = 0
         for index, length in zip(batch.rollouts, batch.lengths, strict=True):
             ids = ROLLOUTS[index].ids
-            whole = model.model(input_ids=torch.tensor([[*PROMPTS[index], *ids]])).logits[0]
+            whole = model.project(model.hidden(torch.tensor([[*PROMPTS[index], *ids]])))[0]
             expected = whole[len(PROMPTS[index]) - 1 : -1]
             torch.testing.assert_close(logits[start : start + length], expected, atol=1e-5, rtol=0)
             assert batch.sampled_ids[start : start + length].tolist() == list(ids)

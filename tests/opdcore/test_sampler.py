@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from opdcore.contract.job import Participant
-from opdcore.models import load
-from opdcore.rollouts import Sampling, sample
+from opdcore.models import decoding, load
+from opdcore.rollouts import Sampling, sample, torch_sampler
 from opdcore.rollouts.rollout import repeats
 from tests.opdcore.model_folders import SHAPES, make_folder
 
@@ -20,6 +21,12 @@ def model(request, tmp_path_factory):
     return load(participant, device=CPU, field="student")
 
 
+@pytest.fixture(scope="module")
+def theirs(model):
+    """The same folder as transformers loads it."""
+    return AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32).eval()
+
+
 def drawn(model, *, seed=0, prompts=PROMPTS, **changes):
     given = {"max_tokens": 12, "temperature": 1.0, "top_p": 1.0, "vocabulary": 600}
     given |= {"stop_ids": frozenset(model.renderer.stop_ids)} | changes
@@ -28,24 +35,24 @@ def drawn(model, *, seed=0, prompts=PROMPTS, **changes):
     )
 
 
-def test_logprobs_are_those_of_the_model_run_over_the_whole_text(model):
+def test_logprobs_are_those_of_the_model_run_over_the_whole_text(model, theirs):
     for rollout, prompt in zip(drawn(model, temperature=1.3), PROMPTS, strict=True):
         ids = torch.tensor([[*prompt, *rollout.ids]])
         with torch.inference_mode():
-            logits = model.model(input_ids=ids).logits[0, len(prompt) - 1 : -1, :600]
+            logits = theirs(input_ids=ids).logits[0, len(prompt) - 1 : -1, :600]
         expected = (logits / 1.3).log_softmax(-1)[range(len(rollout.ids)), list(rollout.ids)]
         assert torch.tensor(rollout.logprobs) == pytest.approx(expected.tolist(), abs=2e-5)
 
 
-def test_at_temperature_near_zero_the_text_is_that_of_greedy_generation(model):
+def test_at_temperature_near_zero_the_text_is_that_of_greedy_generation(model, theirs):
     for rollout, prompt in zip(drawn(model, temperature=1e-6), PROMPTS, strict=True):
-        theirs = model.model.generate(
+        greedy = theirs.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             max_new_tokens=12, do_sample=False, eos_token_id=list(model.renderer.stop_ids),
             suppress_tokens=list(range(600, model.card.padded_vocabulary)) or None,
             pad_token_id=0,
         )[0, len(prompt) :]  # fmt: skip
-        assert list(rollout.ids) == theirs[: len(rollout.ids)].tolist()
+        assert list(rollout.ids) == greedy[: len(rollout.ids)].tolist()
 
 
 def test_a_row_ends_at_its_stop_id_and_others_go_on(model):
@@ -65,6 +72,21 @@ def test_ids_beyond_the_shared_vocabulary_are_never_drawn(model):
 def test_the_same_seed_draws_the_same_rollouts_and_another_seed_others(model):
     assert drawn(model, seed=3) == drawn(model, seed=3)
     assert drawn(model, seed=3) != drawn(model, seed=4)
+
+
+def test_how_rows_are_batched_changes_no_rollout(model, monkeypatch):
+    prompts = PROMPTS * 4
+    stops = frozenset(range(0, 600, 7))
+    whole = drawn(model, prompts=prompts, stop_ids=stops, max_tokens=40)
+    monkeypatch.setattr(torch_sampler, "CACHE_BYTES", 1)  # a batch for every row
+    alone = drawn(model, prompts=prompts, stop_ids=stops, max_tokens=40)
+    assert [rollout.ids for rollout in whole] == [rollout.ids for rollout in alone]
+
+
+def test_the_cache_grows_under_long_responses(model, monkeypatch):
+    whole = drawn(model, max_tokens=40, stop_ids=frozenset())
+    monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
+    assert drawn(model, max_tokens=40, stop_ids=frozenset()) == whole
 
 
 def test_a_narrow_nucleus_leaves_only_the_most_probable_token(model):

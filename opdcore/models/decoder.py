@@ -1,0 +1,138 @@
+"""A Llama-like decoder in plain torch: Llama, Qwen2 and Qwen3.
+
+It computes what transformers' classes of these names compute, with fewer and cheaper operations, and
+needs nothing but torch. Parameters carry the checkpoint's own names, so files are read and written as
+they are. It knows no folder, no tokenizer and no cache; `decoding` has that. No dropout.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from opdcore.models import kernels
+from opdcore.models.shape import Shape, rotary_frequencies
+
+Rotary = tuple[Tensor, Tensor]
+
+
+class Norm(nn.Module):
+    """Root-mean-square normalisation with a learned scale."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.rms_norm(x, self.weight, self.epsilon)
+
+
+class Attention(nn.Module):
+    """Causal self-attention over grouped key and value heads."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.q_proj = nn.Linear(shape.width, queries, bias=shape.qkv_bias)
+        self.k_proj = nn.Linear(shape.width, keys, bias=shape.qkv_bias)
+        self.v_proj = nn.Linear(shape.width, keys, bias=shape.qkv_bias)
+        self.o_proj = nn.Linear(queries, shape.width, bias=shape.output_bias)
+        if shape.head_norms:
+            self.q_norm = Norm(shape.head_dim, shape.epsilon)
+            self.k_norm = Norm(shape.head_dim, shape.epsilon)
+
+    def forward(
+        self, x: Tensor, rotary: Rotary, visible: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Output (B, T, width) with the keys and values (B, T, kv_heads, D) that it looked at."""
+        head = (*x.shape[:-1], -1, self.shape.head_dim)
+        queries = self.q_proj(x).view(head)
+        keys, values = self.k_proj(x).view(head), self.v_proj(x).view(head)
+        if self.shape.head_norms:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys = kernels.rotate(queries, *rotary), kernels.rotate(keys, *rotary)
+        mixed = functional.scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=visible,
+            is_causal=visible is None,
+            enable_gqa=self.shape.heads != self.shape.kv_heads,
+        )
+        return self.o_proj(mixed.transpose(1, 2).flatten(2)), keys, values
+
+
+class FeedForward(nn.Module):
+    """The gated feed-forward part of a layer."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width, inner, bias = shape.width, shape.feed_forward, shape.feed_forward_bias
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down: Tensor = self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
+        return down
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each normalised before and added to the residual stream."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.input_layernorm = Norm(shape.width, shape.epsilon)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = Norm(shape.width, shape.epsilon)
+        self.mlp = FeedForward(shape)
+
+    def forward(
+        self, x: Tensor, rotary: Rotary, visible: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mixed, keys, values = self.self_attn(self.input_layernorm(x), rotary, visible)
+        x = x + mixed
+        return x + self.mlp(self.post_attention_layernorm(x)), keys, values
+
+
+class Backbone(nn.Module):
+    """Embedding, layers and the last normalisation."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.norm = Norm(shape.width, shape.epsilon)
+
+
+class Decoder(nn.Module):
+    """The whole model; make it on the meta device and give it weights with `load_state_dict`."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.model = Backbone(shape)
+        self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the head the embedding, where the shape says so; loading weights parts them."""
+        if self.shape.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def rotary(self, positions: Tensor) -> Rotary:
+        """Tables of the rotary embedding for positions (T,) or (B, T)."""
+        frequencies = torch.tensor(rotary_frequencies(self.shape), device=positions.device)
+        return kernels.rotary_tables(positions, frequencies)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Last hidden states (B, T, width) of ids (B, T); each position sees those before it."""
+        x = self.model.embed_tokens(ids)
+        rotary = self.rotary(torch.arange(ids.shape[1], device=ids.device))
+        for layer in self.model.layers:
+            x, _, _ = layer(x, rotary, None)
+        normalised: Tensor = self.model.norm(x)
+        return normalised

@@ -1,0 +1,164 @@
+"""Any architecture that transformers can load, as a network: its backbone, its head and its own cache.
+
+transformers draws absent weights at random and changes logits in ways of its own; both are refused
+here. It knows no sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.utils.logging import disable_progress_bar
+
+from opdcore.contract.errors import BadInput
+from opdcore.device import is_out_of_memory
+from opdcore.models.network import Ids
+
+# Largest difference allowed between our projection and the model's own logits, in nats.
+PROJECTION_TOLERANCE = 1e-3
+# What transformers raises over a configuration or weights that do not fit together.
+UNLOADABLE = (
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+
+
+class TransformersNetwork:
+    """A model of transformers as a network; its logits are soft-capped where its configuration says."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.soft_cap: float | None = model.config.to_dict().get("final_logit_softcapping")
+
+    @property
+    def module(self) -> nn.Module:
+        return self.model
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden
+
+    def project(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        cap = self.soft_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def decode(
+        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int
+    ) -> tuple[TransformersDecoding, Tensor]:
+        decoding = TransformersDecoding(self, [len(prompt) for prompt in prompts], room=room)
+        width = decoding.mask.shape[1] - room
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        logits = decoding.read(ids.to(self.model.device))
+        decoding.keep(rows)
+        return decoding, logits[torch.tensor(rows, device=logits.device)]
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+class TransformersDecoding:
+    """Rows of a transformers model over its dynamic cache, padded on the left."""
+
+    def __init__(self, network: TransformersNetwork, widths: Sequence[int], *, room: int) -> None:
+        self.network, self.cache = network, DynamicCache(config=network.model.config)
+        longest = max(widths)
+        self.padded = len(set(widths)) > 1
+        places = torch.arange(longest + room)
+        before = torch.tensor([longest - width for width in widths])
+        self.mask = (places >= before[:, None]).long().to(network.model.device)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Append ids (B, T) to the rows; the logits (B, V) of what follows the last."""
+        start = self.cache.get_seq_length()
+        mask = self.mask[:, : start + ids.shape[1]]
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, start:]
+        output = self.network.model.base_model(
+            input_ids=ids,
+            # Where nothing is padded no mask is needed, and none is faster.
+            attention_mask=mask if self.padded else None,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return self.network.project(output.last_hidden_state[:, -1])
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Append one id to each row (B,); the logits (B, V) of what follows."""
+        return self.read(ids[:, None])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order."""
+        chosen = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(chosen)
+        self.mask = self.mask[chosen]
+
+
+def load(folder: Path, *, device: torch.device, field: str) -> TransformersNetwork:
+    """The folder in float32 with every weight from it; raises BadInput where it cannot be had so."""
+    disable_progress_bar()  # the job's own progress events say how far it is
+    model = _whole_model(folder, field)
+    model.to(device)
+    network = TransformersNetwork(model.eval())
+    _check_projection(network, field)
+    return network
+
+
+def _whole_model(folder: Path, field: str) -> PreTrainedModel:
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except UNLOADABLE as error:
+        if is_out_of_memory(error):
+            raise
+        raise BadInput(
+            "model.unloadable",
+            f"transformers cannot load {folder}: {type(error).__name__}: {error}.",
+            remedy="Check config.json against the weights, or save the model again with "
+            "`model.save_pretrained(folder)`.",
+            field=field,
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BadInput(
+            "model.missing_tensor",
+            f"{folder} lacks {missing[0]} ({len(missing)} missing).",
+            remedy="Copy the weights again, or save the model again with "
+            "`model.save_pretrained(folder)`.",
+            field=field,
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+@torch.inference_mode()
+def _check_projection(network: TransformersNetwork, field: str) -> None:
+    ids = torch.tensor([[0, 1, 2, 3]], device=network.model.device)
+    ours = network.project(network.hidden(ids))
+    theirs = network.model(input_ids=ids).logits
+    if (ours - theirs).abs().max().item() > PROJECTION_TOLERANCE:
+        raise BadInput(
+            "model.logits_transformed",
+            f"{type(network.model).__name__} transforms its logits in a way that is not supported.",
+            remedy="Use a Llama, Qwen, GPT-NeoX, Gemma or similar architecture.",
+            field=field,
+        )
