@@ -122,7 +122,6 @@ def objective_of(stage: DistillStage) -> Objective:
 
 
 def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int) -> list[Rollout]:
-    device = work.student.device
     return sample(
         work.student,
         [work.prompt_ids[row][0] for row in rows],
@@ -133,7 +132,7 @@ def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int
             vocabulary=work.vocabulary,
             stop_ids=frozenset(work.student.renderer.stop_ids),
         ),
-        generator=torch.Generator(device).manual_seed(seed),
+        generator=torch.Generator().manual_seed(seed),
     )
 
 
