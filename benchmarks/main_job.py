@@ -1,4 +1,5 @@
-"""The main job's figures: seconds of a first set-up, and what the laboratory's run achieves on five seeds.
+"""The main job's figures: seconds of a first set-up, from the click on Launch to the first point and to
+the success, and what the laboratory's run achieves on five seeds.
 
 It knows the commands that README gives and the documents of the contract, nothing inside them.
 Simplification: packages come from wherever pip is configured to find them, so that the set-up's seconds
@@ -13,24 +14,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import yaml
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.records import ROOT, Row, Rows
 from opdcore import forkserver_client
 from opdcore.contract.job import Job
 from opdcore.lab import record
-from tests.browser.application import Application, cancel, launch, log_in, running
+from tests.browser.application import (
+    Application,
+    cancel,
+    launch,
+    log_in,
+    running,
+    seconds_until,
+)
 from tests.conftest import CHROMIUM_FLAGS, chromium
 from workers.broker import socket_path
 
 SEEDS = range(5)
 LAUNCHES = 5
+SUCCESSES = 3
+SUCCESS_PATIENCE_SECONDS = 600
 LABORATORIES = ROOT / "state" / "laboratories"
 
 
@@ -60,23 +71,47 @@ def first_point() -> list[Row]:
         ]
 
 
+def visible() -> list[Row]:
+    """Seconds from the click on Launch until the page shows the success, job process warm."""
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as application:
+        return [{"seconds": round(_click_to_success(application), 2)} for _ in range(SUCCESSES)]
+
+
 def _click_to_point(application: Application, *, warm: bool) -> float:
-    """One launch in a browser of its own; the run is cancelled as soon as its point is there."""
+    """One launch; the run is cancelled as soon as its point is there."""
+    _prepare_forkserver(application, warm=warm)
+    with _logged_in(application) as page:
+        seconds = launch(page, application)
+        cancel(page)
+    return seconds
+
+
+def _click_to_success(application: Application) -> float:
+    _prepare_forkserver(application, warm=True)
+    with _logged_in(application) as page:
+        launch(page, application)
+        return seconds_until(page, "success", patience_seconds=SUCCESS_PATIENCE_SECONDS)
+
+
+def _prepare_forkserver(application: Application, *, warm: bool) -> None:
     socket = socket_path(application.state, "forkserver")
     while warm and (forkserver_client.warming(socket) or not socket.exists()):
         time.sleep(0.5)
     if not warm:
         forkserver_client.retire(socket)
+
+
+@contextmanager
+def _logged_in(application: Application) -> Iterator[Page]:
+    """A page of a browser of its own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=CHROMIUM_FLAGS.split()
         )
         page = browser.new_page()
         log_in(page, application)
-        seconds = launch(page, application)
-        cancel(page)
+        yield page
         browser.close()
-    return seconds
 
 
 def success() -> list[Row]:
@@ -143,13 +178,18 @@ def summarise(rows: Rows) -> dict[str, Any]:
         "setup_seconds_repeated": _median(rows.get("setup", ()), "repeated"),
         "first_point_seconds_median": _median(rows.get("first_point", ()), "warm"),
         "first_point_seconds_median_cold": _median(rows.get("first_point", ()), "cold"),
+        "success_visible_seconds_median": _seconds(rows.get("visible", ())),
         "success": [{name: row[name] for name in names} for row in rows.get("success", ())],
     }
 
 
 def _median(rows: Sequence[Row], kind: str) -> float | None:
-    seconds = [row["seconds"] for row in rows if row["kind"] == kind]
+    return _seconds([row for row in rows if row["kind"] == kind])
+
+
+def _seconds(rows: Sequence[Row]) -> float | None:
+    seconds = [row["seconds"] for row in rows]
     return median(seconds) if seconds else None
 
 
-PARTS = {"setup": setup, "first_point": first_point, "success": success}
+PARTS = {"setup": setup, "first_point": first_point, "visible": visible, "success": success}

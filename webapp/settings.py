@@ -44,7 +44,6 @@ INSTALLED_APPS = [
     "django.forms",
     "channels",
     "csp",
-    "django_htmx",
     "webapp",
     "workers",
 ]
@@ -60,7 +59,6 @@ MIDDLEWARE = [
     "webapp.middleware.ChooseProject",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_htmx.middleware.HtmxMiddleware",
 ]
 ROOT_URLCONF = "webapp.urls"
 ASGI_APPLICATION = "webapp.asgi.application"
@@ -110,7 +108,7 @@ STORAGES: dict[str, dict[str, Any]] = {
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if DEBUG
-        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        else "webapp.static_storage.HashedModules"
     },
 }
 STATIC_URL = "/static/"

@@ -1,8 +1,9 @@
 """The recorder of one attempt: bytes from the job's pipe become rows, in order and once.
 
-One thread empties the pipe, so that a job never waits for the database; another writes batches of at
-most a tenth of a second. While the database is away, lines go to a file in the run's folder and are
-replayed from there. A line that is not an event becomes a log event that says so.
+One thread empties the pipe, so that a job never waits for the database; another writes batches: a line
+that comes after a pause at once, those that follow it within a tenth of a second together. While the
+database is away, lines go to a file in the run's folder and are replayed from there. A line that is
+not an event becomes a log event that says so.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Recorder:
         self._own_lock = threading.Lock()
         self._unreadable = 0
         self._ended = False
+        self._wrote_at = -BATCH_SECONDS
         self._threads = [
             threading.Thread(target=target, name=f"recorder-{author.run_id}", daemon=True)
             for target in (self._pump, self._write)
@@ -109,6 +111,8 @@ class Recorder:
         try:
             while not self._ended or (self._spool.exists() and not self.fenced.is_set()):
                 raws, flushed = self._collect()
+                if raws:
+                    self._wrote_at = time.monotonic()
                 self._keep(raws)
                 if flushed is not None:
                     flushed.set()
@@ -116,7 +120,9 @@ class Recorder:
             connections.close_all()
 
     def _collect(self) -> tuple[list[bytes], threading.Event | None]:
-        """Lines of a moment after the first; with them, whoever waits for just these."""
+        """All lines that are there, no sooner than a moment after the last write; with them, whoever
+        waits for just these.
+        """
         raws: list[bytes] = []
         deadline = time.monotonic() + RETRY_SECONDS
         while len(raws) < BATCH_LINES:
@@ -128,7 +134,7 @@ class Recorder:
                 self._ended = self._ended or item is None
                 return raws, item
             if not raws:
-                deadline = time.monotonic() + BATCH_SECONDS
+                deadline = self._wrote_at + BATCH_SECONDS
             raws.append(item)
         return raws, None
 

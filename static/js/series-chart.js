@@ -2,15 +2,18 @@
    names="ratio,mass" fixed="0,1" reference="teacher_accuracy">: metric series of one run.
 
    `reference` names metrics whose latest value is drawn as a level, `bounds` the two that are the band
-   of the first key. Loads src?keys=..., then follows the document's `run-events`. Charts of one page
-   share the cursor.
-   Drag zooms, a double click shows all. A summary and a table say the same in words and numbers. */
+   of the first key. Loads src?keys=..., all charts of a page in one request, then follows the document's
+   `run-events`; with `unbegun` there is nothing to load. It draws while it is in view or near it.
+   Charts of one page share the cursor. Drag zooms, a double click shows all. A summary and a table say the same in words and numbers. */
 import { colourOf, columns, DASHES, plot, redraw } from "./chart-plot.js";
 import { element, icon } from "./dom.js";
 import { formatOf } from "./number-format.js";
+import { fetchSeries } from "./series-source.js";
 import { SeriesStore } from "./series-store.js";
 
 const TABLE_ROWS = 200;
+const AHEAD = "300px";
+const UNBEGUN = { seq: 0, series: {}, stages: [] };
 const SVG = "http://www.w3.org/2000/svg";
 
 class SeriesChart extends HTMLElement {
@@ -32,6 +35,10 @@ class SeriesChart extends HTMLElement {
     document.documentElement.addEventListener("theme-change", this.rethemed);
     this.sizes = new ResizeObserver(() => this.resize());
     this.sizes.observe(this.host);
+    this.sight = new IntersectionObserver((entries) => this.look(entries.at(-1)), {
+      rootMargin: AHEAD,
+    });
+    this.sight.observe(this);
     this.load();
   }
 
@@ -39,6 +46,7 @@ class SeriesChart extends HTMLElement {
     document.removeEventListener("run-events", this.heard);
     document.documentElement.removeEventListener("theme-change", this.rethemed);
     this.sizes.disconnect();
+    this.sight.disconnect();
     cancelAnimationFrame(this.frame);
     this.plot?.destroy();
     this.plot = null;
@@ -107,12 +115,10 @@ class SeriesChart extends HTMLElement {
   }
 
   async load() {
-    const url = new URL(this.getAttribute("src"), location.href);
-    url.searchParams.set("keys", [...this.keys, ...this.references, ...this.bounds].join(","));
+    const keys = [...this.keys, ...this.references, ...this.bounds];
     try {
-      const answer = await fetch(url, { headers: { Accept: "application/json" } });
-      if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-      this.store.load(await answer.json());
+      const unbegun = this.hasAttribute("unbegun");
+      this.store.load(unbegun ? UNBEGUN : await fetchSeries(this.getAttribute("src"), keys));
     } catch (error) {
       return this.failed(error);
     }
@@ -132,9 +138,15 @@ class SeriesChart extends HTMLElement {
     else if (this.store.apply(events)) this.schedule();
   }
 
-  /* However many events come, the chart is drawn at most once a frame. */
+  look({ isIntersecting }) {
+    this.near = isIntersecting;
+    if (this.near && this.undrawn) this.schedule();
+  }
+
+  /* However many events come, the chart is drawn at most once a frame, and not where nobody looks. */
   schedule() {
-    if (this.frame) return;
+    this.undrawn = !this.near;
+    if (this.frame || !this.near) return;
     this.frame = requestAnimationFrame(() => {
       this.frame = null;
       this.draw();
@@ -171,7 +183,7 @@ class SeriesChart extends HTMLElement {
   repaint() {
     if (!this.plot) return;
     this.forget();
-    this.paint();
+    this.schedule();
   }
 
   resize() {

@@ -16,7 +16,9 @@ HEAD = """<!doctype html><html data-icons="/static/img/icons.svg"><head><title>E
 <script src="/static/js/theme.js"></script>
 <link rel="stylesheet" href="/static/css/tokens.css"><link rel="stylesheet" href="/static/css/data.css">
 <script type="module" src="/static/js/stillroom.js"></script>
+<script src="/static/vendor/htmx.org@2.0.11/htmx.min.js" defer></script>
 <script type="module" src="/static/js/live-run.js"></script>
+<script type="module" src="/static/js/live-part.js"></script>
 <script type="module" src="/static/js/series-chart.js"></script>
 <script type="module" src="/static/js/run-progress.js"></script>
 <script type="module" src="/static/js/token-view.js"></script></head>"""
@@ -69,6 +71,18 @@ def snapshot(steps: list[int], losses: list[float | None], *, seq: int) -> dict[
     series = {"loss": {**columns, "nonfinite": [0] * len(steps)}}
     stages = [{"index": 0, "kind": "distill", "offset": 0, "steps": 10}]
     return {"seq": seq, "series": series, "stages": stages}
+
+
+def addresses(page: Page, path: str) -> list[str]:
+    """The addresses under this path that the page asks for, as they come."""
+    asked: list[str] = []
+
+    def note(address: str) -> None:
+        if address.startswith(SITE + path):
+            asked.append(address.removeprefix(SITE))
+
+    page.on("request", lambda request: note(request.url))
+    return asked
 
 
 def open_chart(page: Page, document: dict[str, object]) -> None:
@@ -168,6 +182,41 @@ def test_chart_that_cannot_load_offers_another_try(page: Page) -> None:
     open_page(page, '<series-chart keys="loss" src="/absent.json"></series-chart>')
     expect(page.locator(".chart-empty")).to_contain_text("the server answered 404")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_charts_of_a_page_share_one_request(page: Page) -> None:
+    asked = addresses(page, "/series.json")
+    charts = [f'<series-chart keys="{keys}" src="/series.json"></series-chart>'
+              for keys in ("loss", "token_reward,reverse_kl")]  # fmt: skip
+    open_page(page, "".join(charts), {"/series.json": snapshot([1], [1.5], seq=1)})
+    page.wait_for_selector("series-chart canvas")
+    assert [re.sub("&points.*", "", url) for url in asked] == [
+        "/series.json?keys=loss%2Ctoken_reward%2Creverse_kl"
+    ]
+
+
+def test_a_chart_is_drawn_when_it_comes_into_view(page: Page) -> None:
+    chart = '<series-chart keys="loss" src="/series.json" unbegun></series-chart>'
+    open_page(page, f'<svg height="4000"></svg>{chart}')
+    page.evaluate(ANNOUNCE, [metrics(1, 1, 1.5), metrics(2, 2, 1.0)])
+    assert page.locator("canvas").count() == 0
+    page.locator("series-chart").scroll_into_view_if_needed()
+    expect(page.locator("canvas")).to_have_count(1)
+    expect(page.locator(".chart-step")).to_have_text("step 2")
+
+
+def test_a_part_is_asked_for_only_where_somebody_looks(page: Page) -> None:
+    asked = addresses(page, "/part")
+    part = '<live-part src="/part" kinds="log" pause="0">before</live-part>'
+    open_page(page, f'<svg height="4000"></svg>{part}', {"/part": "now"})
+    page.evaluate(ANNOUNCE, [event(1, "log", {})])
+    page.wait_for_timeout(200)
+    assert asked == []
+    page.locator("live-part").scroll_into_view_if_needed()
+    expect(page.locator("live-part")).to_have_text('"now"')
+    page.evaluate(ANNOUNCE, [event(2, "metrics", {"values": {}}), event(3, "log", {})])
+    page.wait_for_timeout(200)
+    assert asked == ["/part", "/part"]
 
 
 def test_progress_counts_steps_over_stages_and_tells_the_time_left(page: Page) -> None:

@@ -27,9 +27,10 @@ class Group(NamedTuple):
 
 GROUPS = (
     Group(
-        "Alignment",
-        "In a run that works, overlap climbs within the first tens of steps and the advantage "
-        "rises towards 0. Flat and low means that the two think in different ways.",
+        "Alignment and reward",
+        "In a run that works, overlap climbs within the first tens of steps and token reward rises "
+        "towards 0. Judge it by its accuracy: a gain counts once the lower bound of the band, which "
+        "holds 95 %, passes where the student began.",
         (
             Chart(
                 "Top-k overlap",
@@ -37,6 +38,22 @@ GROUPS = (
                 "ratio,student mass,teacher mass",
                 fixed="0,1",
             ),
+            Chart("Token reward", "token_reward", "mean", unit="nat"),
+            Chart(
+                "Accuracy on held-out prompts",
+                "accuracy",
+                "student",
+                fixed="0,1",
+                bounds="accuracy_low,accuracy_high",
+                reference="teacher_accuracy",
+            ),
+        ),
+    ),
+    Group(
+        "Agreement",
+        "Flat and low means that the two think in different ways. The advantage on shared tokens "
+        "rises towards 0 as their probabilities meet.",
+        (
             Chart(
                 "Agreement where it matters",
                 "effective_overlap,top1_agreement,overlap_at_uncertain",
@@ -44,31 +61,16 @@ GROUPS = (
                 fixed="0,1",
             ),
             Chart("Overlap-token advantage", "overlap_token_advantage", "mean", unit="nat"),
-        ),
-    ),
-    Group(
-        "Reward",
-        "Token reward rises towards 0 as the teacher agrees with what the student says. Judge the "
-        "run by its accuracy, not by this.",
-        (
-            Chart("Token reward", "token_reward", "mean", unit="nat"),
             Chart("Divergence", "reverse_kl,forward_kl", "reverse KL,forward KL", unit="nat"),
         ),
     ),
     Group(
-        "Evaluation",
-        "Held-out prompts, graded, with 95 % bounds as a band. A gain counts once the lower bound "
-        "passes where the student began.",
+        "Learning",
+        "Gap recovery is the share of the way from the student's first accuracy to the teacher's. "
+        "Training prompts are drawn anew each step, so their accuracy is noisy.",
         (
-            Chart(
-                "Accuracy",
-                "accuracy",
-                "student",
-                fixed="0,1",
-                bounds="accuracy_low,accuracy_high",
-                reference="teacher_accuracy",
-            ),
             Chart("Gap recovery", "gap_recovery", "closed share of the gap"),
+            Chart("Rollout accuracy", "rollout_accuracy", "on training prompts", fixed="0,1"),
         ),
     ),
     Group(
@@ -106,7 +108,6 @@ GROUPS = (
                 "truncated,repeating",
                 fixed="0,1",
             ),
-            Chart("Rollout accuracy", "rollout_accuracy", "on training prompts", fixed="0,1"),
         ),
     ),
     Group(
