@@ -1,7 +1,8 @@
 """`python -m opdcore.forkserver SOCKET`: forks jobs from a process that has imported everything.
 
-It imports torch, transformers and the job's own modules, runs no operation, touches no device, and
-then listens on a unix socket. One connection is one job: `forkserver_client` sends what to run and
+It imports torch and the job's own modules, runs no operation, touches no device, and then listens on
+a unix socket. transformers, which only architectures other than our own decoder's need, is left to the
+jobs that need it: its import takes twice as long as all the rest. One connection is one job: `forkserver_client` sends what to run and
 the descriptors to run it on, and is told the pid and later the exit. The server refuses what it
 could not run as a fresh process would, retires when idle, and knows no job document and no event.
 
@@ -48,15 +49,6 @@ _READ_LATER = {"HF_TOKEN", "OMP_NUM_THREADS", *QUIET_IMPORTS}
 
 _PROGRAM = "opdcore.execution"
 _STAGES = "opdcore.stages"
-# transformers imports its parts when they are first named; these cost seconds.
-_TRANSFORMERS = (
-    "AutoModelForCausalLM",
-    "AutoTokenizer",
-    "LlamaForCausalLM",
-    "PreTrainedTokenizerFast",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
 
 
 class Refused(Exception):
@@ -245,11 +237,6 @@ def _preload() -> _Imported:
     imported = _Imported(_read_at_import(os.environ), _code())
     os.environ.pop("OMP_NUM_THREADS", None)  # Each job sets its own on an untouched default.
     torch = importlib.import_module("torch")
-    transformers = importlib.import_module("transformers")
-    for name in _TRANSFORMERS:
-        getattr(transformers, name)
-    # The first load of a model compiles hundreds of expressions and keeps them; here it is done once.
-    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("")
     importlib.import_module(_PROGRAM)
     for module in pkgutil.iter_modules(importlib.import_module(_STAGES).__path__):
         importlib.import_module(f"{_STAGES}.{module.name}")

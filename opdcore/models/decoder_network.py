@@ -58,7 +58,7 @@ def load(folder: Path, *, device: torch.device) -> DecoderNetwork | None:
 
     What is wrong with such a folder, transformers' loader says.
     """
-    shape = Shape.of(read_object(folder / CONFIG, "model.broken_config"))
+    shape = _shape(folder)
     if shape is None:
         return None
     with torch.device("meta"):
@@ -77,3 +77,11 @@ def load(folder: Path, *, device: torch.device) -> DecoderNetwork | None:
     decoder.load_state_dict(tensors, strict=False, assign=True)
     decoder.tie()
     return DecoderNetwork(decoder.eval())
+
+
+def _shape(folder: Path) -> Shape | None:
+    config = read_object(folder / CONFIG, "model.broken_config")
+    try:
+        return Shape.of(config)
+    except (KeyError, TypeError, ValueError):
+        return None
