@@ -1,9 +1,9 @@
 """`python -m opdcore.forkserver SOCKET`: forks jobs from a process that has imported everything.
 
 It imports torch and the job's own modules, runs no operation, touches no device, and then listens on
-a unix socket. transformers, which only architectures other than our own decoder's need, is left to the
-jobs that need it: its import takes twice as long as all the rest. One connection is one job: `forkserver_client` sends what to run and
-the descriptors to run it on, and is told the pid and later the exit. The server refuses what it
+a unix socket. transformers, whose import takes twice as long as all the rest, is left to the jobs whose
+architecture is not our own decoder's. One connection is one job: `forkserver_client` sends what to run
+and the descriptors to run it on, and is told the pid and later the exit. The server refuses what it
 could not run as a fresh process would, retires when idle, and knows no job document and no event.
 
 Forking is sound only from a single thread, so it counts its threads before it serves. Linux only.
