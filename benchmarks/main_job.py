@@ -30,8 +30,9 @@ from opdcore.lab import record
 from tests.browser.application import (
     Application,
     cancel,
-    launch,
+    click_launch,
     log_in,
+    open_form,
     running,
     seconds_until,
 )
@@ -78,27 +79,37 @@ def visible() -> list[Row]:
 
 
 def _click_to_point(application: Application, *, warm: bool) -> float:
-    """One launch; the run is cancelled as soon as its point is there."""
-    _prepare_forkserver(application, warm=warm)
+    """One launch; the run is cancelled as soon as its point is there.
+
+    Opening the form warms the host, so a cold launch is one whose fork-server went after that.
+    """
     with _logged_in(application) as page:
-        seconds = launch(page, application)
+        open_form(page, application)
+        _wait_until_warm(application)
+        if not warm:
+            forkserver_client.retire(_forkserver(application))
+        seconds = click_launch(page)
         cancel(page)
     return seconds
 
 
 def _click_to_success(application: Application) -> float:
-    _prepare_forkserver(application, warm=True)
     with _logged_in(application) as page:
-        launch(page, application)
+        open_form(page, application)
+        _wait_until_warm(application)
+        click_launch(page)
         return seconds_until(page, "success", patience_seconds=SUCCESS_PATIENCE_SECONDS)
 
 
-def _prepare_forkserver(application: Application, *, warm: bool) -> None:
-    socket = socket_path(application.state, "forkserver")
-    while warm and (forkserver_client.warming(socket) or not socket.exists()):
+def _wait_until_warm(application: Application) -> None:
+    """A worker that has just lost its fork-server is reminded by nobody but the next launch or form."""
+    socket = _forkserver(application)
+    while forkserver_client.warming(socket) or not socket.exists():
         time.sleep(0.5)
-    if not warm:
-        forkserver_client.retire(socket)
+
+
+def _forkserver(application: Application) -> Path:
+    return socket_path(application.state, "forkserver")
 
 
 @contextmanager

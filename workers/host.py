@@ -17,6 +17,7 @@ from django.utils import timezone
 from opdcore.forkserver_client import ensure, retire
 from webapp.celery import app
 from webapp.models import Lease, Run, Worker
+from webapp.services.machines import queue_name
 from webapp.services.runs import WAKE_TASK
 from workers import execute, inventory, job_folder
 from workers.broker import socket_path
@@ -26,11 +27,6 @@ TICK_SECONDS = 3.0
 HEARTBEAT_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
-
-
-def queue_name(host: str) -> str:
-    """The queue that only this host's worker reads."""
-    return f"host.{host}"
 
 
 class Host:
@@ -47,9 +43,13 @@ class Host:
         if inventory.predecessor_is_gone():
             recover(inventory.host())
         inventory.register(inventory.devices())
-        if settings.WORKER_WARM:
-            ensure(_forkserver(), env=job_folder.environment(()))
+        self.warm()
         self._thread.start()
+
+    def warm(self) -> None:
+        """Has a fork-server ready, or on its way; it retires when nothing was launched for a while."""
+        if settings.WORKER_WARM and not self._stopped.is_set():
+            ensure(_forkserver(), env=job_folder.environment(()))
 
     def stop(self) -> None:
         """Has jobs end at their next step; the fork-server goes after the last of them."""

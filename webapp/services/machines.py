@@ -1,7 +1,7 @@
 """Workers, their devices and the queue: what a run needs, where that is, and what it waits for.
 
 Workers are the installation's and not a project's, so a run of a project that the reader is not in
-shows only as somebody's. It claims nothing: workers do.
+shows only as somebody's. It claims nothing: workers do, and a message to them may be lost.
 """
 
 from __future__ import annotations
@@ -10,11 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from django.conf import settings
+from django.core.cache import cache
 from django.utils import timezone
+from kombu.exceptions import OperationalError
 
+from webapp.celery import app
 from webapp.models import Device, Run, User, Worker
 
+log = structlog.get_logger(__name__)
+
+WARM_TASK = "workers.warm"
+# Whoever fills in a form asks again and again; between two messages the host stays warm anyway.
+WARM_PAUSE_SECONDS = 30
 # A worker says that it lives every ten seconds.
 FRESH_SECONDS = 45
 SHOWN_QUEUE = 100
@@ -114,6 +123,30 @@ class State:
     def longest_wait(self) -> timedelta | None:
         """Of the oldest run in the queue; None where nothing waits."""
         return self.queue[0].waited if self.queue else None
+
+
+def queue_name(host: str) -> str:
+    """The queue that only this host's worker reads."""
+    return f"host.{host}"
+
+
+def warm() -> None:
+    """Asks every worker that is there to have a job process ready, since somebody may launch soon."""
+    if not cache.add("workers-asked-to-warm", True, WARM_PAUSE_SECONDS):
+        return
+    since = timezone.now() - timedelta(seconds=FRESH_SECONDS)
+    hosts = Worker.objects.filter(heartbeat_at__gt=since).values_list("host", flat=True)
+    try:
+        for host in hosts:
+            app.send_task(
+                WARM_TASK,
+                queue=queue_name(host),
+                expires=WARM_PAUSE_SECONDS,
+                ignore_result=True,
+                retry=False,
+            )
+    except OperationalError as error:
+        log.info("broker away: the next launch may start cold", error=str(error))
 
 
 def need(run: Run) -> Need:

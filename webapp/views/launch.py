@@ -14,7 +14,7 @@ from opdcore.contract.errors import BadInput
 from webapp.forms.launch import KnobsForm, LaunchForm
 from webapp.models import Pair, Project, PromptSet, Recipe, Run
 from webapp.permissions import allows, require
-from webapp.services import launches, usual_parts
+from webapp.services import launches, machines, usual_parts
 from webapp.services.launches import Choice, Review
 from webapp.services.runs import LaunchRefused
 from webapp.views.scope import actor, chosen_project
@@ -30,6 +30,7 @@ def new(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         require(actor(request), "launch", project)
         return _launch(request, project)
+    _warm(request, project)
     parent = _parent(request, project)
     form = LaunchForm(project, initial=_usual(request, project, parent))
     return render(request, "runs/new.html", _page(request, project, form, parent=parent))
@@ -40,6 +41,7 @@ def check(request: HttpRequest) -> HttpResponse:
     """What is known of the choices as they stand: faults, warnings, examples, needs."""
     project = chosen_project(request)
     require(actor(request), "read", project)
+    _warm(request, project)
     form = LaunchForm(project, request.POST)
     choice, knobs = _choice(form, request)
     review = launches.review(choice) if choice else None
@@ -75,6 +77,12 @@ def parts(request: HttpRequest) -> HttpResponse:
     answer = render(request, "runs/_parts.html", _page(request, project, form, knobs_form=turned))
     answer["HX-Trigger-After-Settle"] = "knobs-changed"
     return answer
+
+
+def _warm(request: HttpRequest, project: Project) -> None:
+    """Whoever fills in this form may launch soon: a host whose job process retired wakes it now."""
+    if allows(request.user, "launch", project):
+        machines.warm()
 
 
 def _launch(request: HttpRequest, project: Project) -> HttpResponse:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.core.management.base import BaseCommand
 
 from webapp.celery import app
+from webapp.services.machines import queue_name
 from workers import inventory
-from workers.host import queue_name
 
 
 class Command(BaseCommand):
