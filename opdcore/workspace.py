@@ -91,7 +91,7 @@ def prepare(
     vocabulary = _shared_vocabulary(student, teacher)
     _check_recipe(job, vocabulary)
     ids = yield from _render_train(job, train, student, teacher)
-    verifier = stack.enter_context(verifiers.open(job.recipe.evaluation.verifier))
+    verifier = stack.enter_context(verifiers.open(job.recipe.evaluation, judge=job.judge))
     evaluator = None
     if held_out and (verifier is not None or job.recipe.goal.target_metric != "accuracy"):
         evaluator = Evaluator(

@@ -75,6 +75,9 @@ class Evaluated(Document):
     prompts: int = Field(ge=0, description="Held-out prompts answered.")
     samples_per_prompt: int = Field(ge=1, description="n of avg@n.")
     verifier: str = Field(description="What graded them.")
+    abstentions: dict[str, int] = Field(
+        default_factory=dict, description="Responses that it could not grade, by the reason."
+    )
     values: dict[str, float | None] = Field(description="Keys of the metric table.")
 
 

@@ -75,6 +75,25 @@ class Resource(Document):
     threads: int | None = Field(default=None, ge=1, description="CPU threads; empty: all cores.")
 
 
+class JudgeEndpoint(Document):
+    """A model that the verifier judge asks: a chat endpoint as OpenAI's, which an admin registered."""
+
+    base_url: str = Field(
+        pattern=r"^https?://[^/?#@\s]+(/[^?#@\s]*)?$",
+        description="Such as https://host/v1; `/chat/completions` is added.",
+    )
+    model: str = Field(min_length=1, max_length=200, description="The model's name there.")
+    key_variable: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable of the job that holds the key, never the key itself.",
+    )
+    timeout_seconds: float = Field(
+        default=60.0, gt=0, le=600, description="Patience with one request."
+    )
+    requests_at_once: int = Field(default=8, ge=1, le=256, description="Requests under way.")
+
+
 class StartCheckpoint(Document):
     """Weights that the student starts from instead of its own."""
 
@@ -96,6 +115,9 @@ class Job(Document):
         default_factory=dict, description="Devices, memory and threads by role."
     )
     start: StartCheckpoint | None = Field(default=None, description="Where the student starts.")
+    judge: JudgeEndpoint | None = Field(
+        default=None, description="Whom the verifier judge asks; no other verifier needs it."
+    )
     lab_version: str | None = Field(
         default=None, description="Set where the pair is the laboratory's."
     )

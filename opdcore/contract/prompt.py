@@ -26,12 +26,23 @@ class Prompt(Document):
         default=None, description="Chat turns, exclusive with prompt."
     )
     answer: str | None = Field(default=None, description="Reference answer for the verifier.")
-    tests: tuple[str, ...] = Field(default=(), description="Unit tests of a code task.")
+    tests: tuple[str, ...] = Field(
+        default=(),
+        description="Unit tests of a code task in Python, such as `assert add(1, 2) == 3`, run in "
+        "order over the names that the response's code defines.",
+    )
     privileged: str | None = Field(
         default=None, description="Text that only a privileged teacher sees."
     )
     response: str | None = Field(default=None, description="Human demonstration.")
     tags: tuple[str, ...] = Field(default=(), description="Labels for routing and filtering.")
+
+    @property
+    def question(self) -> str:
+        """What is asked, as plain text: each turn of a chat after its role."""
+        if self.messages is None:
+            return self.prompt or ""
+        return "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.messages)
 
     @model_validator(mode="after")
     def _one_text(self) -> Self:

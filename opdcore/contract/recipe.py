@@ -14,7 +14,9 @@ from opdcore.contract.document import Document, knob
 
 GoalKind = Literal["acquire", "recover", "compress", "align"]
 TargetMetric = Literal["accuracy", "response_tokens_mean"]
-VerifierName = Literal["none", "exact", "numeric", "choice", "math", "laboratory"]
+VerifierName = Literal[
+    "none", "exact", "numeric", "choice", "math", "unit_tests", "judge", "laboratory"
+]
 Form = Literal["top_k", "sampled", "full"]
 Divergence = Literal["reverse", "forward"]
 Support = Literal["student", "teacher", "intersection", "union"]
@@ -46,8 +48,30 @@ class Evaluation(Document):
     verifier: VerifierName = knob(
         "none",
         group="evaluation",
-        help="Grades a response against the prompt's answer. With none the run still works, but "
-        "cannot say whether the student became more often right.",
+        help="Grades a response against the prompt's answer: exact by its text, numeric by its "
+        "number, choice by its letter, math by its value, judge by asking a registered model, "
+        "laboratory by the built-in tasks' rules. unit_tests runs its Python code against the "
+        "prompt's tests, without network and with Python's standard library alone. With none the "
+        "run still works, but cannot say whether the student became more often right.",
+    )
+    test_limit_seconds: float = knob(
+        10.0,
+        group="evaluation",
+        ge=0.5,
+        le=600,
+        unit="seconds",
+        level="advanced",
+        help="unit_tests: a response whose code and tests take longer, on the clock or on the "
+        "processor, is incorrect.",
+    )
+    test_limit_mebibytes: int = knob(
+        512,
+        group="evaluation",
+        ge=128,
+        le=65_536,
+        unit="MiB",
+        level="advanced",
+        help="unit_tests: a response whose code asks for more memory is incorrect.",
     )
     prompts: int = knob(
         512,

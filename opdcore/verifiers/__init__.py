@@ -1,8 +1,8 @@
-"""Verifiers: each grades responses against reference answers. None stands for a run without one.
+"""Verifiers: each grades responses against what their prompt says. None stands for a run without one.
 
-Importing this package loads neither torch nor math-verify. It knows no stage and no recipe.
+Importing this package loads neither torch nor math-verify. It knows no stage.
 
-    with verifiers.open("numeric") as verifier:
+    with verifiers.open(Evaluation(verifier="numeric")) as verifier:
         grades = verifier.grade([Attempt(response, answer)])
 """
 
@@ -12,37 +12,58 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from opdcore.contract.errors import BadInput
+from opdcore.contract.job import JudgeEndpoint
+from opdcore.contract.recipe import Evaluation, VerifierName
 from opdcore.verifiers.choice import Choice
 from opdcore.verifiers.exact import Exact
 from opdcore.verifiers.grading import Attempt, Grade, Verifier
+from opdcore.verifiers.judge import Judge
 from opdcore.verifiers.laboratory import Laboratory
 from opdcore.verifiers.math import Math
 from opdcore.verifiers.numeric import Numeric
+from opdcore.verifiers.sandbox.confinement import Limits
+from opdcore.verifiers.unit_tests import UnitTests
 
-__all__ = ["VERIFIERS", "Attempt", "Grade", "Verifier", "open"]
+__all__ = ["Attempt", "Grade", "Verifier", "open"]
 
-VERIFIERS: dict[str, Callable[[], AbstractContextManager[Verifier | None]]] = {
-    "none": lambda: nullcontext(None),
-    "exact": lambda: nullcontext(Exact()),
-    "numeric": lambda: nullcontext(Numeric()),
-    "choice": lambda: nullcontext(Choice()),
-    "math": Math,
-    "laboratory": lambda: nullcontext(Laboratory()),
-}
+Opened = AbstractContextManager[Verifier | None]
 
 
 @contextmanager
-def open(name: str) -> Iterator[Verifier | None]:  # noqa: A001 - `verifiers.open` reads as it is.
-    """Open a verifier by its name in the recipe, and end its processes afterwards.
+def open(  # noqa: A001 - `verifiers.open` reads as it is.
+    evaluation: Evaluation, *, judge: JudgeEndpoint | None = None
+) -> Iterator[Verifier | None]:
+    """Open the evaluation's verifier, and end its processes afterwards.
 
-    Raises BadInput for an unknown name, and for `math` where math-verify is not installed.
+    Raises BadInput for `math` where math-verify is not installed, for `unit_tests` where code cannot be
+    confined, and for `judge` without an endpoint or its key.
     """
-    if name not in VERIFIERS:
-        raise BadInput(
-            "verifier.unknown",
-            f"There is no verifier {name!r}.",
-            remedy=f"Choose one of {', '.join(VERIFIERS)}.",
-            field="verifier",
-        )
-    with VERIFIERS[name]() as verifier:
+    opens: dict[VerifierName, Callable[[], Opened]] = {
+        "none": lambda: nullcontext(None),
+        "exact": lambda: nullcontext(Exact()),
+        "numeric": lambda: nullcontext(Numeric()),
+        "choice": lambda: nullcontext(Choice()),
+        "math": Math,
+        "unit_tests": lambda: UnitTests(_limits(evaluation)),
+        "judge": lambda: Judge(_registered(judge)),
+        "laboratory": lambda: nullcontext(Laboratory()),
+    }
+    with opens[evaluation.verifier]() as verifier:
         yield verifier
+
+
+def _limits(evaluation: Evaluation) -> Limits:
+    return Limits(
+        seconds=evaluation.test_limit_seconds, memory_bytes=evaluation.test_limit_mebibytes << 20
+    )
+
+
+def _registered(judge: JudgeEndpoint | None) -> JudgeEndpoint:
+    if judge is None:
+        raise BadInput(
+            "judge.missing",
+            "The recipe's verifier is judge, and the job names no endpoint to ask.",
+            remedy="Give the job a judge with base_url and model, or choose another verifier.",
+            field="judge",
+        )
+    return judge

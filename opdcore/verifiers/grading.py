@@ -21,10 +21,12 @@ UNREADABLE_REFERENCE = "the reference answer could not be read"
 
 @dataclass(frozen=True)
 class Attempt:
-    """A response and the reference answer of its prompt, None where the prompt has none."""
+    """A response, and what its prompt says of it: question, reference answer (None: none), tests."""
 
     response: str
     answer: str | None
+    tests: tuple[str, ...] = ()
+    question: str = ""
 
 
 @dataclass(frozen=True)

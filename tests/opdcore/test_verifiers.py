@@ -9,14 +9,17 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import pytest
 
 from opdcore import verifiers
-from opdcore.contract.errors import BadInput
+from opdcore.contract.job import JudgeEndpoint
+from opdcore.contract.recipe import Evaluation, VerifierName
 from opdcore.verifiers import Attempt
-from opdcore.verifiers.math import DIED, TIMED_OUT, Math
+from opdcore.verifiers.math import Math
+from opdcore.verifiers.pool import DIED, TIMED_OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 GSM8K = (
@@ -27,7 +30,7 @@ HANGS = Attempt(r"So it is \boxed{9^{9^{9^{9}}}}.", "4")
 
 
 def correct(name: str, response: str, answer: str | None) -> bool | None:
-    with verifiers.open(name) as verifier:
+    with verifiers.open(Evaluation(verifier=name)) as verifier:
         assert verifier is not None
         assert verifier.name == name
         (grade,) = verifier.grade([Attempt(response, answer)])
@@ -35,11 +38,16 @@ def correct(name: str, response: str, answer: str | None) -> bool | None:
     return grade.correct
 
 
-def test_no_verifier_is_none_and_an_unknown_one_is_named():
-    with verifiers.open("none") as verifier:
+def test_no_verifier_is_none():
+    with verifiers.open(Evaluation(verifier="none")) as verifier:
         assert verifier is None
-    with pytest.raises(BadInput, match=r"'maths'.*Choose one of none, exact"):
-        verifiers.open("maths").__enter__()
+
+
+@pytest.mark.parametrize("name", get_args(VerifierName))
+def test_every_verifier_of_the_contract_opens_under_its_name(name):
+    judge = JudgeEndpoint(base_url="http://127.0.0.1:9", model="any")
+    with verifiers.open(Evaluation(verifier=name), judge=judge) as verifier:
+        assert (verifier.name if verifier else "none") == name
 
 
 @pytest.mark.parametrize("name", ["exact", "numeric", "choice", "laboratory"])
@@ -235,7 +243,8 @@ while True:
 def test_importing_the_verifiers_loads_neither_torch_nor_math_verify():
     program = (
         "import sys, opdcore.verifiers as v\n"
-        "with v.open('numeric'): pass\n"
+        "from opdcore.contract.recipe import Evaluation\n"
+        "with v.open(Evaluation(verifier='numeric')): pass\n"
         "print({'torch', 'transformers', 'math_verify', 'sympy'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", program]
