@@ -7,13 +7,12 @@ run comes first, and devices that it waits for are kept for it. It starts no pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -24,7 +23,9 @@ LEASE_SECONDS = 60
 RENEW_SECONDS = 10
 # A host that was silent for so long may be gone for good: its runs may go on elsewhere.
 HOST_LOST_SECONDS = 600
-MOST_QUEUED = 200
+# A claim looks at so many runs until no device is free; it reads them in pieces.
+MOST_QUEUED = 5000
+QUEUE_CHUNK = 100
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def claim(worker: Worker) -> Claim | None:
         devices = list(Device.objects.select_for_update().filter(worker=worker))
         leased = set(Lease.objects.filter(device__in=devices).values_list("device_id", flat=True))
         free = [device for device in devices if device.pk not in leased]
-        for run in _queue(worker):
+        for run in _queue(worker).iterator(chunk_size=QUEUE_CHUNK):
+            if not free:
+                break
             wanted = candidates(need(run), devices)
             granted = [device for device in wanted if device in free][: need(run).count]
             if len(wanted) < need(run).count:
@@ -56,7 +59,8 @@ def claim(worker: Worker) -> Claim | None:
                 # What the older run waits for is kept for it.
                 free = [device for device in free if device not in wanted]
             elif _take(run, worker):
-                return Claim(run, _lease(run, granted))
+                taken = Run.objects.get(pk=run.pk)
+                return Claim(taken, _lease(taken, granted))
     return None
 
 
@@ -71,18 +75,14 @@ def release(claimed: Claim) -> None:
     Lease.objects.filter(run=claimed.run, attempt=claimed.attempt).delete()
 
 
-def _queue(worker: Worker) -> Iterable[Run]:
-    """Queued runs by age that may run here: new ones, and those whose run folder is here."""
-    silent = timezone.now() - timedelta(seconds=HOST_LOST_SECONDS)
-    alive = set(
-        Worker.objects.filter(heartbeat_at__gt=silent).exclude(pk=worker.pk).values_list("host")
-    )
+def _queue(worker: Worker) -> QuerySet[Run]:
+    """Queued runs by age that may run here: new ones, and those whose run folder is here or lost."""
     runs = Run.objects.filter(status=Run.Status.QUEUED).order_by("queued_at", "id")
-    return [
-        run
-        for run in runs[:MOST_QUEUED]
-        if settings.WORKER_SHARED_STATE or (run.host,) not in alive
-    ]
+    if not settings.WORKER_SHARED_STATE:
+        silent = timezone.now() - timedelta(seconds=HOST_LOST_SECONDS)
+        alive = Worker.objects.filter(heartbeat_at__gt=silent).exclude(pk=worker.pk)
+        runs = runs.exclude(host__in=alive.values("host"))
+    return runs.defer("snapshot", "notes")[:MOST_QUEUED]
 
 
 def _take(run: Run, worker: Worker) -> bool:
@@ -96,9 +96,7 @@ def _take(run: Run, worker: Worker) -> bool:
         finished_at=None,
         error=None,
     )
-    if taken:
-        run.refresh_from_db()
-    return bool(taken)
+    return taken > 0
 
 
 def _lease(run: Run, devices: list[Device]) -> tuple[Device, ...]:

@@ -71,7 +71,6 @@ class Resource(Document):
     """What one role of a run may use."""
 
     devices: tuple[str, ...] = Field(default=(), description="Such as cuda:0; empty: the CPU.")
-    memory_bytes: int | None = Field(default=None, ge=1, description="Limit; empty: no limit.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; empty: all cores.")
 
 

@@ -15,6 +15,8 @@ from workers.sweep import Sweep, take_back
 
 DEVICES = tuple(f"cuda:{i}" for i in range(8))
 
+GPU = {"devices": ["cuda:0"]}
+
 
 def make_queued(*, devices=(), age_seconds=0, **overrides):
     resources = {"train": {"devices": list(devices)}} if devices else {}
@@ -45,6 +47,21 @@ def test_the_oldest_run_comes_first(host):
     assert leases.claim(worker).run == older
     assert leases.claim(worker).run == newer
     assert leases.claim(worker) is None
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("theirs", [{"host": "there"}, {"resources": {"train": GPU}}])
+def test_many_older_runs_of_another_host_hide_none_of_ones_own(host, theirs):
+    worker, other = host(), host("cuda:0", name="there")
+    old = make_queued(age_seconds=99)
+    fields = {name: getattr(old, name) for name in ("project", "pair", "recipe", "train_set")}
+    fields |= {"snapshot": {}, "queued_at": old.queued_at, **theirs}
+    old.delete()
+    Run.objects.bulk_create(Run(name="theirs", **fields) for _ in range(300))
+    mine = make_queued()
+    assert leases.claim(worker).run == mine
+    assert leases.claim(worker) is None
+    assert leases.claim(other).run.name == "theirs"
 
 
 @pytest.mark.django_db

@@ -13,6 +13,7 @@ from opdcore.inspection import ModelCard
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import estimates
 from webapp.services.checkpoints import folder_of
+from webapp.services.launch_preview import prompts_with_tests
 
 # Left free beside a run's own files, for the database and the logs of everything else.
 SPARE_DISK_BYTES = 256 << 20
@@ -25,8 +26,10 @@ def problems(
     return [
         *_of_models(pair),
         *_of_token_maps(pair),
+        *_of_teachers(pair),
         *_of_prompt_set(train, "train"),
         *_of_held_out(recipe, held_out),
+        *_of_judge(recipe),
         *_of_stages(pair, recipe),
         *_of_disk(pair, recipe),
     ]
@@ -60,6 +63,27 @@ def _of_token_maps(pair: Pair) -> Iterator[ErrorInfo]:
         )
 
 
+def _of_teachers(pair: Pair) -> Iterator[ErrorInfo]:
+    """A job distils from one teacher that scores every prompt; it would refuse anything else."""
+    teachers = list(pair.teachers.all())
+    if len(teachers) > 1:
+        yield ErrorInfo(
+            code="launch.several_teachers",
+            message=f"{pair.name} has {len(teachers)} teachers; this version distils from one.",
+            remedy="Choose a pair with one teacher.",
+            field="pair",
+        )
+    for teacher in teachers:
+        if teacher.tags:
+            yield ErrorInfo(
+                code="launch.teacher_tags",
+                message=f"The teacher {teacher.model.name} is only for prompts tagged "
+                f"{', '.join(teacher.tags)}; in this version a teacher scores every prompt.",
+                remedy="Choose a pair whose teacher has no tags.",
+                field="pair",
+            )
+
+
 def _of_prompt_set(prompt_set: PromptSet, field: str) -> Iterator[ErrorInfo]:
     if prompt_set.state != PromptSet.State.READY or prompt_set.deleted_at is not None:
         yield ErrorInfo(
@@ -73,22 +97,43 @@ def _of_prompt_set(prompt_set: PromptSet, field: str) -> Iterator[ErrorInfo]:
 def _of_held_out(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator[ErrorInfo]:
     if held_out is not None:
         yield from _of_prompt_set(held_out, "held_out")
-    graded = recipe.evaluation.verifier != "none"
-    if graded and held_out is not None and held_out.stats.get("answers") == 0:
-        yield ErrorInfo(
-            code="launch.no_answers",
-            message=f"No prompt of {held_out} has an answer, and the verifier "
-            f"{recipe.evaluation.verifier} grades against it.",
-            remedy="Choose a held-out set with answers, or the verifier none.",
-            field="held_out",
-        )
-    if graded and held_out is None:
+    verifier = recipe.evaluation.verifier
+    if verifier == "none":
+        return
+    if held_out is None:
         yield ErrorInfo(
             code="launch.no_held_out",
             message=f"The recipe grades held-out prompts with the verifier "
-            f"{recipe.evaluation.verifier}, and no held-out set is chosen.",
+            f"{verifier}, and no held-out set is chosen.",
             remedy="Choose a held-out set, or a recipe whose verifier is none.",
             field="held_out",
+        )
+    elif verifier == "unit_tests" and prompts_with_tests(held_out) == 0:
+        yield ErrorInfo(
+            code="launch.no_tests",
+            message=f"No prompt of {held_out} has tests, and the verifier unit_tests runs a "
+            "response's code against them.",
+            remedy="Choose a held-out set with a column `tests`, or another verifier.",
+            field="held_out",
+        )
+    elif verifier != "unit_tests" and held_out.stats.get("answers") == 0:
+        yield ErrorInfo(
+            code="launch.no_answers",
+            message=f"No prompt of {held_out} has an answer, and the verifier "
+            f"{verifier} grades against it.",
+            remedy="Choose a held-out set with answers, or the verifier none.",
+            field="held_out",
+        )
+
+
+def _of_judge(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+    if recipe.evaluation.verifier == "judge":
+        yield ErrorInfo(
+            code="launch.no_judge",
+            message="The recipe's verifier is judge, and no judge can be registered here yet.",
+            remedy="Choose a recipe with another verifier, or run it with `python -m opdcore run` "
+            "and a job that names its judge.",
+            field="recipe",
         )
 
 

@@ -84,6 +84,17 @@ def shared_prompts(train: PromptSet, held_out: PromptSet) -> int:
     return found
 
 
+def prompts_with_tests(prompt_set: PromptSet) -> int:
+    """How many of the set's prompts can be graded by running code."""
+    key = f"prompts-with-tests:{prompt_set.sha256}"
+    found: int | None = cache.get(key)
+    if found is None:
+        with prompt_sets.open_stored(prompt_set) as stored:
+            found = sum(bool(orjson.loads(line).get("tests")) for line in stored)
+        cache.set(key, found, REMEMBERED_SECONDS)
+    return found
+
+
 def warnings(
     pair: Pair, recipe: RecipeDocument, *, train: PromptSet, held_out: PromptSet | None
 ) -> list[ErrorInfo]:
@@ -147,6 +158,15 @@ def _of_verifier(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator
             "still measured.",
             field="recipe",
         )
+    elif held_out is not None and recipe.evaluation.verifier == "unit_tests":
+        missing = held_out.rows - prompts_with_tests(held_out)
+        if missing:
+            yield ErrorInfo(
+                code="launch.some_tests_missing",
+                message=f"{missing:,} of {held_out.rows:,} held-out prompts have no tests.",
+                remedy="They are left out of the accuracy.",
+                field="held_out",
+            )
     elif held_out is not None and 0 < held_out.stats.get("answers", 0) < held_out.rows:
         missing = held_out.rows - held_out.stats["answers"]
         yield ErrorInfo(
