@@ -30,6 +30,7 @@ from opdcore.files import (
     write_tensors,
 )
 from opdcore.models.network import Network
+from opdcore.optimizer import AdamW
 
 FOLDER = "checkpoints"
 WEIGHTS = "model.safetensors"
@@ -47,7 +48,7 @@ class Saved:
 
 
 def save(
-    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, stage_index: int,
+    root: Path, model: nn.Module, optimizer: AdamW, *, stage_index: int,
     step: int, recipe_sha256: str,
 ) -> tuple[Saved, Written]:  # fmt: skip
     """Writes the checkpoint after `step`; returns it with its manifest's hash and total size."""
@@ -89,7 +90,7 @@ def newest(root: Path, *, recipe_sha256: str) -> Saved | None:
     return None
 
 
-def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(saved: Saved, model: nn.Module, optimizer: AdamW) -> None:
     """Puts weights and optimizer state back, in place and bit for bit."""
     restore_weights(saved.folder, model)
     tensors = load_file(saved.folder / OPTIMIZER)
@@ -167,7 +168,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | buffers
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
     return {
         f"{name}|{key}": torch.as_tensor(value)
         for name, parameter in model.named_parameters()

@@ -17,6 +17,20 @@ from opdcore.models.shape import Shape, rotary_frequencies
 Rotary = tuple[Tensor, Tensor]
 
 
+class Linear(nn.Linear):
+    """A linear map without weights of its own making: they come from a file."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
+class Embedding(nn.Embedding):
+    """A table of rows without weights of its own making: they come from a file."""
+
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
 class Norm(nn.Module):
     """Root-mean-square normalisation with a learned scale."""
 
@@ -36,10 +50,10 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        self.q_proj = nn.Linear(shape.width, queries, bias=shape.qkv_bias)
-        self.k_proj = nn.Linear(shape.width, keys, bias=shape.qkv_bias)
-        self.v_proj = nn.Linear(shape.width, keys, bias=shape.qkv_bias)
-        self.o_proj = nn.Linear(queries, shape.width, bias=shape.output_bias)
+        self.q_proj = Linear(shape.width, queries, bias=shape.qkv_bias)
+        self.k_proj = Linear(shape.width, keys, bias=shape.qkv_bias)
+        self.v_proj = Linear(shape.width, keys, bias=shape.qkv_bias)
+        self.o_proj = Linear(queries, shape.width, bias=shape.output_bias)
         if shape.head_norms:
             self.q_norm = Norm(shape.head_dim, shape.epsilon)
             self.k_norm = Norm(shape.head_dim, shape.epsilon)
@@ -71,9 +85,9 @@ class FeedForward(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         width, inner, bias = shape.width, shape.feed_forward, shape.feed_forward_bias
-        self.gate_proj = nn.Linear(width, inner, bias=bias)
-        self.up_proj = nn.Linear(width, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, width, bias=bias)
+        self.gate_proj = Linear(width, inner, bias=bias)
+        self.up_proj = Linear(width, inner, bias=bias)
+        self.down_proj = Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         down: Tensor = self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
@@ -103,7 +117,7 @@ class Backbone(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.embed_tokens = Embedding(shape.vocabulary, shape.width)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = Norm(shape.width, shape.epsilon)
 
@@ -115,7 +129,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = shape
         self.model = Backbone(shape)
-        self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self.lm_head = Linear(shape.width, shape.vocabulary, bias=False)
         self.tie()
 
     def tie(self) -> None:

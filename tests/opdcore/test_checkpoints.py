@@ -4,14 +4,17 @@ import torch
 from torch import nn
 
 from opdcore import checkpoints
+from opdcore.optimizer import AdamW, Decay
+
+DECAY = Decay(beta1=0.9, beta2=0.999, weights=0.01)
 
 
 def trained():
     """A layer and its optimizer after one step."""
     layer = nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    optimizer = AdamW(layer, DECAY)
     layer(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
+    optimizer.step(0.1)
     return layer, optimizer
 
 
@@ -21,7 +24,7 @@ def test_optimizer_state_is_put_back_whole_on_the_device_of_its_parameter(tmp_pa
         tmp_path, layer, optimizer, stage_index=0, step=1, recipe_sha256="one"
     )
     elsewhere = nn.Linear(3, 2, device="meta")
-    fresh = torch.optim.AdamW(elsewhere.parameters(), lr=0.1)
+    fresh = AdamW(elsewhere, DECAY)
     checkpoints.restore(saved, elsewhere, fresh)
     for parameter in elsewhere.parameters():
         state = fresh.state[parameter]
