@@ -194,6 +194,37 @@ def test_without_a_verifier_a_run_works_and_says_what_it_cannot_tell(tmp_path):
     assert events[-1].payload.outcome.code == "unmeasured"
 
 
+def test_what_the_verifier_could_not_grade_is_counted_by_its_reason(tmp_path):
+    tested = [{**row, "tests": ["assert add(1, 2) == 3"]} for row in QUESTIONS[:4]]
+    recipe = make_recipe(evaluation={"verifier": "unit_tests", "prompts": 6}, steps=1)
+    job = make_job(tmp_path, recipe=recipe, rows=[*tested, *QUESTIONS[4:]])
+    evaluations = [
+        event.payload for event in by_kind(events_of(job, tmp_path / "run"), "evaluation")
+    ]
+    assert {one.role for one in evaluations} == {"student", "teacher"}
+    for one in evaluations:
+        # Two of six prompts have no tests, and each is answered twice; no answer here is Python.
+        assert one.abstentions == {"the prompt has no tests": 4}
+        assert one.values["accuracy" if one.role == "student" else "teacher_accuracy"] == 0.0
+    student = next(one for one in evaluations if one.role == "student")
+    assert student.values["evaluation_abstained_share"] == pytest.approx(1 / 3)
+
+
+def test_a_judge_that_is_away_leaves_the_accuracy_unknown_and_says_why(tmp_path):
+    recipe = make_recipe(evaluation={"verifier": "judge", "prompts": 2, "teacher": False}, steps=1)
+    judge = {"base_url": "http://127.0.0.1:9", "model": "any", "timeout_seconds": 1}
+    events = events_of(make_job(tmp_path, recipe=recipe, judge=judge), tmp_path / "run")
+    for event in by_kind(events, "evaluation"):
+        assert sum(event.payload.abstentions.values()) == 4
+        assert event.payload.values["accuracy"] is None
+
+
+def test_a_judge_without_an_endpoint_is_refused(tmp_path):
+    recipe = make_recipe(evaluation={"verifier": "judge"})
+    info = refused(tmp_path, recipe=recipe)
+    assert (info.code, info.field) == ("judge.missing", "judge")
+
+
 def test_a_non_finite_step_ends_the_run_before_the_update(tmp_path):
     recipe = make_recipe(learning_rate=1.0, max_grad_norm=1e6, weight_decay=0, steps=60)
     student, teacher = make_pair(tmp_path)

@@ -50,6 +50,14 @@ def test_unit_tests_need_tests_and_no_answers(project, member):
     assert runs.launch(actor=member, **chosen).status == "queued"
 
 
+def test_a_set_that_is_not_there_yet_is_not_looked_into(project, member):
+    chosen = parts(project, "unit_tests", [ANSWERED])
+    chosen["held_out"] = make_prompt_set(project, "importing", state="importing", storage_key="")
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, **chosen)
+    assert [problem.code for problem in caught.value.problems] == ["launch.prompt_set_not_ready"]
+
+
 def test_prompts_without_tests_are_counted_before_the_launch(project):
     chosen = parts(project, "unit_tests", [TESTED, ANSWERED, ANSWERED])
     told = launch_preview.warnings(

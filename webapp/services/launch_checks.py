@@ -95,10 +95,10 @@ def _of_prompt_set(prompt_set: PromptSet, field: str) -> Iterator[ErrorInfo]:
 
 
 def _of_held_out(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator[ErrorInfo]:
-    if held_out is not None:
-        yield from _of_prompt_set(held_out, "held_out")
+    unready = list(_of_prompt_set(held_out, "held_out")) if held_out is not None else []
+    yield from unready
     verifier = recipe.evaluation.verifier
-    if verifier == "none":
+    if verifier == "none" or unready:
         return
     if held_out is None:
         yield ErrorInfo(
