@@ -96,6 +96,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("runs/<slug:public_id>/cancel/", run_actions.cancel, name="run-cancel"),
     path("runs/<slug:public_id>/resume/", run_actions.resume, name="run-resume"),
     path("runs/<slug:public_id>/clone/", run_actions.clone, name="run-clone"),
+    path(
+        "runs/<slug:public_id>/register-output/",
+        run_actions.register_output,
+        name="run-register-output",
+    ),
     path("runs/<slug:public_id>/rename/", run_actions.rename, name="run-rename"),
     path("runs/<slug:public_id>/notes/", run_actions.notes, name="run-notes"),
     path("runs/<slug:public_id>/tags/", run_actions.tags, name="run-tags"),

@@ -20,7 +20,17 @@ from webapp.views.run_charts import GROUPS
 
 PARTS = ("", "status/", "figures/", "positions/", "samples/", "log/", "artifacts/", "details/")
 DATA = ("series.json?keys=loss", "positions.json?keys=overlap_ratio")
-ACTIONS = ("cancel", "resume", "clone", "rename", "notes", "tags", "comments", "review")
+ACTIONS = (
+    "register-output",
+    "cancel",
+    "resume",
+    "clone",
+    "rename",
+    "notes",
+    "tags",
+    "comments",
+    "review",
+)
 
 
 @pytest.fixture

@@ -1,18 +1,25 @@
-"""Registered models: inspected before anything is saved, so that an unusable folder leaves no row."""
+"""Registered models: inspected before anything is saved, so that an unusable folder leaves no row.
+
+A run's output becomes a model of its own: a folder of ours, which outlives the run's artifacts.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
 from opdcore.contract.errors import BadInput
 from opdcore.inspection import ModelCard, inspect
-from webapp.models import Project, RegisteredModel, User
+from webapp.models import Project, RegisteredModel, Run, User
 from webapp.permissions import require
-from webapp.services import audit
+from webapp.services import audit, run_files
 from webapp.services.model_roots import confined
 
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -57,6 +64,29 @@ def register_hub(
     )
 
 
+def register_output(run: Run, *, actor: User) -> RegisteredModel:
+    """Registers what a run trained, under the run's name; raises BadInput where it left nothing sound."""
+    require(actor, "edit", run.project)
+    _refuse_second(run)
+    outputs().mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{run.public_id}-", dir=outputs()))
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        run_files.lay_out(run, folder)
+        model = _create(
+            f"{run.name[:100]} ({run.public_id})",
+            project=run.project,
+            actor=actor,
+            source_kind=RegisteredModel.Source.RUN,
+            run=run,
+            path=str(folder),
+            state=RegisteredModel.State.READY,
+            card=_inspected(folder).model_dump(mode="json"),
+        )
+        undo.pop_all()
+    return model
+
+
 def inspect_again(model: RegisteredModel, *, actor: User) -> RegisteredModel:
     """Reads a local model's folder anew; a fault is kept with the model, since pairs may use it."""
     require(actor, "edit", model.project)
@@ -68,7 +98,7 @@ def inspect_again(model: RegisteredModel, *, actor: User) -> RegisteredModel:
             field="model",
         )
     try:
-        card = _inspected(confined(model.path, model.project))
+        card = _inspected(_folder_here(model))
     except BadInput as error:
         model.state, model.error = RegisteredModel.State.ERROR, error.info.model_dump()
     else:
@@ -83,8 +113,9 @@ def inspect_again(model: RegisteredModel, *, actor: User) -> RegisteredModel:
 
 @transaction.atomic
 def delete(model: RegisteredModel, *, actor: User) -> None:
-    """Forgets a model that no pair uses; its files stay where they are."""
+    """Forgets a model that no pair uses; a folder that was given stays, a run's output in ours goes."""
     require(actor, "edit", model.project)
+    ours = model.path if model.source_kind == RegisteredModel.Source.RUN else None
     audit.record(actor, "delete", project=model.project, about=model, detail={"name": model.name})
     try:
         model.delete()
@@ -95,13 +126,38 @@ def delete(model: RegisteredModel, *, actor: User) -> None:
             remedy="Delete its pairs first; a pair with runs stays.",
             field="model",
         ) from error
+    if ours:
+        transaction.on_commit(lambda: shutil.rmtree(ours, ignore_errors=True))
+
+
+def outputs() -> Path:
+    """Where registered outputs of runs lie."""
+    return Path(settings.STATE_DIR) / "models"
 
 
 def folder_of(model: RegisteredModel) -> Path | None:
     """The folder to read a model from before launch; None where only the launch fetches it."""
     if model.source_kind == RegisteredModel.Source.HUB:
         return None
+    return _folder_here(model)
+
+
+def _folder_here(model: RegisteredModel) -> Path:
+    """A folder that was given must still be allowed; one that we made for an output is."""
+    if model.source_kind == RegisteredModel.Source.RUN:
+        return Path(model.path)
     return confined(model.path, model.project)
+
+
+def _refuse_second(run: Run) -> None:
+    known = run.output_models.first()
+    if known is not None:
+        raise BadInput(
+            "model.output_known",
+            f"The output of {run.name} is already registered as {known.name}.",
+            remedy="Use that model in a pair.",
+            field="run",
+        )
 
 
 def _inspected(folder: Path) -> ModelCard:

@@ -5,11 +5,15 @@ Everything is read from STORAGES["artifacts"] in pieces, so that a large file ta
 
 from __future__ import annotations
 
+import os
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from django.core.files.storage import storages
+from django.core.files.storage import FileSystemStorage, storages
 
+from opdcore.contract.errors import BadInput
 from webapp.models import Artifact, Run
 
 PIECE_BYTES = 1 << 20
@@ -40,6 +44,45 @@ def kept(run: Run) -> list[Artifact]:
     return list(found.order_by("kind", "key"))
 
 
+def output(run: Run) -> list[Artifact]:
+    """Files of the trained student."""
+    return [one for one in kept(run) if one.kind == "output"]
+
+
+def lay_out(run: Run, folder: Path) -> None:
+    """Puts the trained student's files into a folder: as links where they lie on the same disk."""
+    storage, files = storages["artifacts"], output(run)
+    if not files:
+        raise BadInput(
+            "run.no_output",
+            f"{run.name} has no output.",
+            remedy="Wait for the run to finish; a run that failed leaves none.",
+            field="run",
+        )
+    if not isinstance(storage, FileSystemStorage):
+        raise BadInput(
+            "run.output_elsewhere",
+            "Outputs are kept in an object store, where no worker can load a model from.",
+            remedy="Download the output to a folder of the worker and register that folder.",
+            field="run",
+        )
+    for file in files:
+        target = folder / _name_in_output(file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(Path(storage.path(file.storage_key)), target)
+
+
+def _link_or_copy(stored: Path, target: Path) -> None:
+    try:
+        os.link(stored, target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(stored, target)
+
+
+def _name_in_output(artifact: Artifact) -> str:
+    return artifact.key.partition("/")[2] or artifact.key
+
+
 def pieces(artifact: Artifact) -> Iterator[bytes]:
     """The file's content."""
     with storages["artifacts"].open(artifact.storage_key) as stored:
@@ -52,8 +95,8 @@ def archive(artifacts: Iterable[Artifact], *, folder: str) -> Iterator[bytes]:
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as bundle:  # type: ignore[call-overload]
         for artifact in artifacts:
-            name = artifact.key.partition("/")[2] or artifact.key
-            with bundle.open(f"{folder}/{name}", "w", force_zip64=True) as entry:
+            name = f"{folder}/{_name_in_output(artifact)}"
+            with bundle.open(name, "w", force_zip64=True) as entry:
                 for piece in pieces(artifact):
                     entry.write(piece)
                     yield pipe.take()

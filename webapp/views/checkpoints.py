@@ -22,7 +22,7 @@ def models(request: HttpRequest) -> HttpResponse:
     rows = RegisteredModel.objects.visible_to(request.user).filter(project=project)
     roots = ModelRoot.objects.visible_to(request.user).filter(project=project)
     context = {
-        "models": rows.select_related("created_by"),
+        "models": rows.select_related("created_by", "run").defer("run__snapshot", "run__notes"),
         "roots": roots,
         "root_form": ModelRootForm(),
         "may_administer": allows(request.user, "administer", project),
@@ -82,7 +82,8 @@ def delete_model(request: HttpRequest, public_id: str) -> HttpResponse:
     except BadInput as error:
         messages.error(request, f"{error.info.message} {error.info.remedy}")
         return redirect("model", public_id)
-    messages.success(request, f"{row.name} is no longer registered; its files are untouched.")
+    left = "" if row.source_kind == RegisteredModel.Source.RUN else "; its files are untouched"
+    messages.success(request, f"{row.name} is no longer registered{left}.")
     return redirect("models")
 
 

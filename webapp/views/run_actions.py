@@ -8,12 +8,13 @@ from collections.abc import Callable
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from opdcore.contract.errors import BadInput
 from webapp.models import Comment, Run
 from webapp.permissions import allows
-from webapp.services import runs
+from webapp.services import checkpoints, runs
 from webapp.views.scope import actor, visible
 
 PAGE = Run.objects.select_related("project", "pair", "recipe", "created_by", "reviewed_by")
@@ -52,6 +53,19 @@ def clone(request: HttpRequest, public_id: str) -> HttpResponse:
         return redirect("run", public_id)
     messages.success(request, f"Launched {again.name}.")
     return redirect("run", again.public_id)
+
+
+@require_POST
+def register_output(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Makes the trained student a model of the project, and opens it."""
+    run = visible(PAGE.all(), request, public_id)
+    try:
+        model = checkpoints.register_output(run, actor=actor(request))
+    except BadInput as error:
+        messages.error(request, f"{error.info.message} {error.info.remedy}")
+        return redirect(f"{reverse('run', args=[public_id])}#artifacts")
+    messages.success(request, f"{model.name} is registered and can be part of a pair.")
+    return redirect("model", model.public_id)
 
 
 @require_POST

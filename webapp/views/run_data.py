@@ -68,7 +68,7 @@ def artifact(request: HttpRequest, public_id: str, artifact_id: int) -> Streamin
 def output(request: HttpRequest, public_id: str) -> StreamingHttpResponse:
     """The trained student as one archive, which `from_pretrained` opens once it is unpacked."""
     run = visible(Run.objects.all(), request, public_id)
-    files = [one for one in run_files.kept(run) if one.kind == "output"]
+    files = run_files.output(run)
     if not files:
         raise Http404("This run has no output yet.")
     folder = f"{slugify(run.name) or 'student'}-{run.public_id}"

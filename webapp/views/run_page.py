@@ -91,7 +91,15 @@ def log(request: HttpRequest, public_id: str) -> HttpResponse:
 def artifacts(request: HttpRequest, public_id: str) -> HttpResponse:
     """Files that can be downloaded."""
     run = _run(request, public_id)
-    return render(request, "runs/_artifacts.html", {"run": run, "files": run_files.kept(run)})
+    files = run_files.kept(run)
+    context = {
+        "run": run,
+        "files": files,
+        "has_output": any(file.kind == "output" for file in files),
+        "models": run.output_models.all(),
+        "may_edit": allows(request.user, "edit", run.project),
+    }
+    return render(request, "runs/_artifacts.html", context)
 
 
 @require_GET
