@@ -5,6 +5,7 @@ It knows ids and lengths, no loss and no recipe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout
 
 Ids = Sequence[int]
+
+# What one more forward and backward pass costs, in tokens that a small model could have read instead.
+PASS_TOKENS = 192
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,36 @@ def cut(
 ) -> Iterator[Batch]:
     """Cuts rollouts into batches of at most `tokens` tokens, padding included, longest first.
 
-    `prompts` gives each side's prompt ids of each rollout. One rollout longer than `tokens` is a
-    batch of its own.
+    Where it is cut makes padding and passes together as cheap as they can be. `prompts` gives each
+    side's prompt ids of each rollout. One rollout longer than `tokens` is a batch of its own.
     """
     widths = [
         max(len(side[i]) for side in prompts) + len(rollout.ids)
         for i, rollout in enumerate(rollouts)
     ]
     order = sorted(range(len(rollouts)), key=lambda i: -widths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, tokens // widths[order[start]])
-        yield _batch(rollouts, prompts, order[start : start + size])
-        start += size
+    for start, end in _cuts([widths[i] for i in order], tokens):
+        yield _batch(rollouts, prompts, order[start:end])
+
+
+def _cuts(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
+    """Spans of falling widths with the least tokens, padding and passes together counted."""
+    least, begins = [0.0], [0]
+    for end in range(1, len(widths) + 1):
+        least.append(math.inf)
+        begins.append(end - 1)
+        for start in range(end - 1, -1, -1):
+            padded = widths[start] * (end - start)
+            if padded > tokens and end - start > 1:
+                break
+            cost = least[start] + padded + PASS_TOKENS
+            if cost < least[end]:
+                least[end], begins[end] = cost, start
+    spans, end = [], len(widths)
+    while end > 0:
+        spans.append((begins[end], end))
+        end = begins[end]
+    return spans[::-1]
 
 
 def response_hidden(model: LoadedModel, batch: Batch, *, side: int) -> Tensor:

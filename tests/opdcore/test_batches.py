@@ -43,3 +43,15 @@ def test_each_token_is_predicted_by_the_state_before_it(tmp_path, tokens):
 def test_no_batch_exceeds_its_tokens_unless_one_rollout_does():
     for batch in cut(ROLLOUTS, [PROMPTS, PROMPTS], tokens=12):
         assert batch.ids[0].numel() <= 12 or len(batch.rollouts) == 1
+
+
+def test_rollouts_of_like_length_share_a_batch_where_padding_would_cost_more_than_a_pass():
+    lengths = [1000, 990, 980, 20, 15, 10]
+    rollouts = [rollout(0, [7] * length) for length in lengths]
+    batches = list(cut(rollouts, [[(5,)] * 6], tokens=100_000))
+    assert [batch.lengths for batch in batches] == [(1000, 990, 980), (20, 15, 10)]
+
+
+def test_rollouts_of_one_length_are_one_batch():
+    batches = list(cut([rollout(0, [7] * 30)] * 50, [[(5,)] * 50], tokens=100_000))
+    assert [len(batch.rollouts) for batch in batches] == [50]
