@@ -43,7 +43,8 @@ imports:  ## the import contracts: who may know whom
 schema:  ## write the snapshots of the formats anew; their difference is the review of a format's change
 	@$(PYTHON_ENVIRONMENT)/python scripts/schema
 
-bench:  ## measure, and write JSON with commit, machine, load and raw rows
+bench:  ## measure, and write JSON with commit, machine, load and raw rows (makes .venv-bench for TRL first)
+	@scripts/peer
 	@$(PYTHON_ENVIRONMENT)/python -m benchmarks
 
 browser:  ## the journeys in a real Chromium

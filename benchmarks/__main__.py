@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import main_job, records
+from benchmarks import engine, main_job, records
 
-BENCHMARKS = {"main-job": main_job}
+BENCHMARKS = {"main-job": main_job, "bench": engine}
 
 
 def main() -> None:
@@ -14,10 +14,17 @@ def main() -> None:
     every = [f"{name}.{part}" for name, module in BENCHMARKS.items() for part in module.PARTS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="NAME.PART", help=", ".join(every))
-    asked = parser.parse_args().parts or every
+    parser.add_argument(
+        "--quick", action="store_true", help="bench only: a few steps, printed and not recorded"
+    )
+    arguments = parser.parse_args()
+    asked = arguments.parts or every
     unknown = sorted(set(asked) - set(every))
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(every)}")
+    if arguments.quick:
+        look([part.removeprefix("bench.") for part in asked if part.startswith("bench.")])
+        return
     for part in asked:
         name, _, key = part.partition(".")
         measure(name, key)
@@ -26,8 +33,16 @@ def main() -> None:
 def measure(name: str, part: str) -> None:
     """Measures one part and writes it."""
     module = BENCHMARKS[name]
-    path = records.record(name, part, module.PARTS[part](), summarise=module.summarise)
+    rows = module.PARTS[part]()
+    path = records.record(name, part, rows, summarise=module.summarise)
     print(f"{name}.{part}: {path.relative_to(records.ROOT)}")
+    print(records.table(module.summarise({part: rows})))
+
+
+def look(parts: list[str]) -> None:
+    """Measures parts of the engine's benchmark by a few steps, to see whether it works and what to expect."""
+    for part in parts:
+        print(records.table(engine.summarise({part: engine.QUICK_PARTS[part]()})))
 
 
 if __name__ == "__main__":

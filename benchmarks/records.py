@@ -40,6 +40,19 @@ def record(name: str, part: str, rows: Sequence[Row], *, summarise: Summarise) -
     return path
 
 
+def table(summary: Mapping[str, Any]) -> str:
+    """What a summary says, one line an entry: names and values in the order in which they stand."""
+    entries = [
+        entry if isinstance(entry, Mapping) else {key: entry}
+        for key, value in summary.items()
+        if value
+        for entry in (
+            value if isinstance(value, Sequence) and not isinstance(value, str) else [{key: value}]
+        )
+    ]
+    return "\n".join("  ".join(f"{key} {told}" for key, told in entry.items()) for entry in entries)
+
+
 def circumstances() -> dict[str, Any]:
     """What a reader needs to judge a figure: commit, command, machine, versions and load."""
     return {
