@@ -14,7 +14,9 @@ import signal
 import struct
 import sysconfig
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 from opdcore.verifiers.sandbox import landlock, seccomp
 from opdcore.verifiers.sandbox.seccomp import call, libc
@@ -34,6 +36,13 @@ class Limits:
 
     seconds: float
     memory_bytes: int
+
+
+def prepare() -> None:
+    """Works out, before the forks, what every confined process needs."""
+    _library()
+    with suppress(OSError):  # It is told where a process cannot be confined.
+        seccomp.filter_program(os.getpid())
 
 
 def confine(folder: str, *, limits: Limits, keep: Collection[int], parent: int) -> None:
@@ -60,12 +69,22 @@ def confine(folder: str, *, limits: Limits, keep: Collection[int], parent: int) 
 def _granted(folder: str) -> dict[str, int]:
     reading = landlock.READ_FILE | landlock.READ_DIR
     writing = landlock.WRITE_FILE | landlock.TRUNCATE
-    return {
+    return _library() | {
         # No folders in the folder: its size can be seen at a glance, and it can be removed.
         folder: reading | writing | landlock.MAKE_REG | landlock.REMOVE_FILE,
         os.devnull: landlock.READ_FILE | landlock.WRITE_FILE,
-        **dict.fromkeys(_LIBRARY, reading),
     }
+
+
+@cache
+def _library() -> dict[str, int]:
+    """The standard library, entry by entry, since other packages may be installed within its folder."""
+    rights = dict.fromkeys(_LIBRARY, landlock.READ_DIR)
+    for entry in (entry for folder in _LIBRARY for entry in os.scandir(folder)):
+        if entry.name not in ("site-packages", "dist-packages"):
+            folder_too = landlock.READ_DIR if entry.is_dir() else 0
+            rights[entry.path] = landlock.READ_FILE | folder_too
+    return rights
 
 
 def _close_all_but(keep: Collection[int]) -> None:

@@ -47,16 +47,17 @@ def give_up_privileges() -> None:
 
 def restrict() -> None:
     """Leaves this process the calls of `syscalls`. Raises OSError where the kernel cannot."""
-    if platform.machine() not in syscalls.ARCHITECTURES or struct.calcsize("P") != 8:
-        raise OSError(errno.ENOSYS, f"no table of system calls for {platform.machine()}")
-    program = filter_program(platform.machine(), os.getpid())
+    program = filter_program(os.getpid())
     code = ctypes.create_string_buffer(program, len(program))
     described = _Program(len(program) // 8, ctypes.addressof(code))
     call(libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(described), 0, 0))
 
 
-def filter_program(machine: str, pid: int) -> bytes:
-    """The filter as the kernel reads it: eight bytes an instruction."""
+def filter_program(pid: int) -> bytes:
+    """The filter of process `pid` as the kernel reads it: eight bytes an instruction."""
+    machine = platform.machine()
+    if machine not in syscalls.ARCHITECTURES or struct.calcsize("P") != 8:
+        raise OSError(errno.ENOSYS, f"no table of system calls for {machine}")
     _, column = syscalls.ARCHITECTURES[machine]
     denied = _ERRNO | errno.EPERM
     conditions = [_conditional(one, column, denied) for one in syscalls.conditions(pid)]

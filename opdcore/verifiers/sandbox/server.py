@@ -58,6 +58,7 @@ def main(arguments: list[str]) -> int:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):  # A Python built without some library.
             importlib.import_module(name)
+    confinement.prepare()
     gc.freeze()  # A collection in a forked process then leaves the shared pages alone.
     _write(replies, {"ready": True})
     while line := sys.stdin.buffer.readline():
