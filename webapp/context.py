@@ -7,7 +7,7 @@ from typing import TypedDict
 from django.http import HttpRequest
 
 from webapp.models import Project
-from webapp.permissions import allows
+from webapp.permissions import allows, may_make_projects
 
 SESSION_KEY = "project"
 
@@ -18,14 +18,19 @@ class ProjectContext(TypedDict):
     projects: list[Project]
     project: Project | None
     may_edit: bool
+    may_make_projects: bool
 
 
 def project(request: HttpRequest) -> ProjectContext:
     """Context processor: the project chosen in this session, else the first at hand."""
     projects = list(Project.objects.visible_to(request.user))
     chosen = current(request, projects)
-    may_edit = chosen is not None and allows(request.user, "edit", chosen)
-    return {"projects": projects, "project": chosen, "may_edit": may_edit}
+    return {
+        "projects": projects,
+        "project": chosen,
+        "may_edit": chosen is not None and allows(request.user, "edit", chosen),
+        "may_make_projects": may_make_projects(request.user),
+    }
 
 
 def current(request: HttpRequest, projects: list[Project]) -> Project | None:

@@ -51,3 +51,24 @@ def require(user: User | AnonymousUser, action: Action, project: Project) -> Non
             f"To {action} in {project.name} you need the role {LEAST_ROLE[action].label} there; "
             "ask one of its admins."
         )
+
+
+def may_make_projects(user: User | AnonymousUser) -> bool:
+    """Staff, and whoever is an admin of some project already."""
+    if not user.is_authenticated or not user.is_active:
+        return False
+    return user.is_staff or user.memberships.filter(role=Role.ADMIN).exists()
+
+
+def require_project_maker(user: User) -> None:
+    """Raises PermissionDenied unless the user may make projects."""
+    if not may_make_projects(user):
+        raise PermissionDenied(
+            "To make a project you have to be staff, or an admin of another one."
+        )
+
+
+def require_staff(user: User) -> None:
+    """Raises PermissionDenied unless the user may make users."""
+    if not user.is_staff:
+        raise PermissionDenied("Only staff make users; ask whoever runs this installation.")

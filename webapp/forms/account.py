@@ -7,6 +7,7 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
@@ -48,6 +49,28 @@ class ApiTokenForm(forms.Form):
         return day
 
 
+class ProjectForm(forms.Form):
+    name = forms.CharField(
+        max_length=80, help_text="What the team works on; shown in the switcher."
+    )
+
+
 class MemberForm(forms.Form):
-    user = forms.ModelChoiceField(User.objects.filter(is_active=True), to_field_name="username")
-    role = forms.ChoiceField(choices=Role.choices)
+    user = forms.ModelChoiceField(
+        User.objects.filter(is_active=True).order_by("username"),
+        to_field_name="username",
+        empty_label="Choose somebody",
+    )
+    role = forms.ChoiceField(choices=Role.choices, initial=Role.MEMBER)
+
+
+class NewUserForm(forms.Form):
+    """Somebody who has no account yet; the first password is made, not chosen."""
+
+    username = forms.CharField(
+        max_length=150,
+        validators=[UnicodeUsernameValidator()],
+        help_text="What they log in with.",
+        widget=forms.TextInput({"autocomplete": "off", "spellcheck": "false"}),
+    )
+    role = forms.ChoiceField(choices=Role.choices, initial=Role.MEMBER)

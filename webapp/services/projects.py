@@ -1,23 +1,38 @@
-"""Projects and who is in them."""
+"""Projects and who is in them. A project starts with the presets; its other parts are its members' to make."""
 
 from __future__ import annotations
 
-from django.db import transaction
+import secrets
+from dataclasses import dataclass, field
+
+from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
 from opdcore.contract.errors import BadInput
 from webapp.models import Membership, Project, Role, User
-from webapp.permissions import require
-from webapp.services import audit
+from webapp.permissions import require, require_project_maker, require_staff
+from webapp.services import audit, recipes
+
+PASSWORD_BYTES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLogin:
+    """What a new user logs in with; the password is not kept and cannot be shown again."""
+
+    username: str
+    password: str = field(repr=False)
 
 
 @transaction.atomic
 def create(name: str, *, actor: User) -> Project:
-    """Makes a project and its maker the admin of it."""
+    """Makes a project with the presets, and its maker the admin of it."""
+    require_project_maker(actor)
     slug = _free_slug(name)
     project = Project.objects.create(name=name.strip(), slug=slug)
     Membership.objects.create(project=project, user=actor, role=Role.ADMIN)
     audit.record(actor, "create", project=project, about=project, detail={"name": project.name})
+    recipes.load_presets(project=project, actor=actor)
     return project
 
 
@@ -35,6 +50,20 @@ def set_role(project: Project, user: User, *, role: Role, actor: User) -> Member
 
 
 @transaction.atomic
+def add_new_user(project: Project, username: str, *, role: Role, actor: User) -> FirstLogin:
+    """Makes a user with a password of ours, in this role; staff may, who are admins of the project."""
+    require_staff(actor)
+    require(actor, "administer", project)
+    password = secrets.token_urlsafe(PASSWORD_BYTES)
+    user = _user(username, password)
+    audit.record(
+        actor, "create_user", project=project, about=project, detail={"user": user.username}
+    )
+    set_role(project, user, role=role, actor=actor)
+    return FirstLogin(user.username, password)
+
+
+@transaction.atomic
 def remove_member(project: Project, user: User, *, actor: User) -> None:
     """Takes the user out of the project."""
     require(actor, "administer", project)
@@ -42,6 +71,25 @@ def remove_member(project: Project, user: User, *, actor: User) -> None:
     Membership.objects.filter(project=project, user=user).delete()
     audit.record(
         actor, "remove_member", project=project, about=project, detail={"user": user.username}
+    )
+
+
+def _user(username: str, password: str) -> User:
+    if User.objects.filter(username__iexact=username.strip()).exists():
+        raise _taken(username)
+    try:
+        with transaction.atomic():
+            return User.objects.create_user(username.strip(), password=password)
+    except IntegrityError as error:
+        raise _taken(username) from error
+
+
+def _taken(username: str) -> BadInput:
+    return BadInput(
+        "user.name_taken",
+        f"There is already a user named {username.strip()!r}.",
+        remedy="Choose another name, or add that user to the project above.",
+        field="username",
     )
 
 
