@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
@@ -79,6 +79,12 @@ class Evaluated(Document):
         default_factory=dict, description="Responses that it could not grade, by the reason."
     )
     values: dict[str, float | None] = Field(description="Keys of the metric table.")
+
+    @model_serializer(mode="wrap")
+    def _without_no_abstentions(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where nothing was abstained from, the line says nothing of it, as older lines do."""
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if key != "abstentions" or value}
 
 
 class TraceWritten(Document):
