@@ -37,7 +37,7 @@ class Plan:
     weights_dtype: str = "float32"
     teacher_dtype: str = "float32"
     fp32_master: bool = False  # float32 copy of half-precision weights
-    trained_parameters: int | None = None  # None: all; a LoRA's size otherwise
+    lora_rank: int | None = None  # None: every weight is trained
     gradient_checkpointing: bool = False
     resume_states_kept: int = 1
     weights_kept: int = 2  # best and last
@@ -163,7 +163,12 @@ def _total(rows: Sequence[Row]) -> float:
 
 
 def _trained(student: ModelCard, plan: Plan) -> int:
-    return student.parameters if plan.trained_parameters is None else plan.trained_parameters
+    if plan.lora_rank is None:
+        return student.parameters
+    width, keys = student.hidden_size, student.kv_heads * student.head_dim
+    queries, inner = student.heads * student.head_dim, student.intermediate_size
+    sides = 2 * (width + queries) + 2 * (width + keys) + 3 * (width + inner)
+    return student.layers * plan.lora_rank * sides
 
 
 def _weights(card: ModelCard, dtype: str) -> int:
@@ -211,10 +216,11 @@ def _activation_bytes(student: ModelCard, plan: Plan) -> int:
 def _disk(student: ModelCard, plan: Plan) -> tuple[Row, ...]:
     """What is kept, and the one resume state that is written aside before an old one goes.
 
-    States and kept weights hold what is trained, an adapter alone for a LoRA; the output is whole.
+    States hold every weight, adapters beside them, since an earlier stage may have trained them all.
     """
     trained = _trained(student, plan)
-    weights = trained * _DTYPE_BYTES[plan.weights_dtype]
+    adapters = 0 if plan.lora_rank is None else trained
+    weights = (student.parameters + adapters) * _DTYPE_BYTES[plan.weights_dtype]
     masters = trained * _FLOAT32_BYTES if plan.fp32_master else 0
     state = weights + masters + trained * _ADAM_BYTES
     rows = (

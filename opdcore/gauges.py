@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from opdcore.device import synchronise
 
@@ -32,8 +33,8 @@ class Clock:
 class WatchedWeights:
     """A fixed sample of the weights, compared before and after an update."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.parameters = list(model.parameters())
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
         self.stride = max(1, sum(p.numel() for p in self.parameters) // WATCHED_WEIGHTS)
         self.before: list[Tensor] = []
 

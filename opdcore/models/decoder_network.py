@@ -31,6 +31,10 @@ class DecoderNetwork:
     def module(self) -> nn.Module:
         return self.decoder
 
+    @property
+    def head(self) -> nn.Module:
+        return self.decoder.lm_head
+
     def hidden(self, ids: Tensor) -> Tensor:
         hidden: Tensor = self.decoder(ids)
         return hidden

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from opdcore.models import kernels
+from opdcore.models.adapters import effective_weight
 from opdcore.models.decoder import Attention, Decoder, Layer
 from opdcore.models.network import Ids
 
@@ -35,7 +36,8 @@ class _Product:
 
     @classmethod
     def of(cls, *linears: nn.Module) -> _Product:
-        weights, biases = zip(*((linear.weight, linear.bias) for linear in linears), strict=True)
+        weights = tuple(effective_weight(linear) for linear in linears)
+        biases = tuple(linear.bias for linear in linears)
         if len(weights) == 1 or sum(weight.nbytes for weight in weights) > JOINED_BYTES:
             return cls(weights, biases)
         return cls((torch.cat(weights),), (None if biases[0] is None else torch.cat(biases),))

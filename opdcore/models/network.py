@@ -34,6 +34,11 @@ class Network(Protocol):
         """The weights, under the names of the checkpoint."""
         ...
 
+    @property
+    def head(self) -> nn.Module:
+        """What makes logits of hidden states; a tied one is the embedding."""
+        ...
+
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states (B, T, H) of ids (B, T); each position sees those before it."""
         ...

@@ -48,12 +48,17 @@ class TransformersNetwork:
     def module(self) -> nn.Module:
         return self.model
 
+    @property
+    def head(self) -> nn.Module:
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
     def hidden(self, ids: Tensor) -> Tensor:
         hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return hidden
 
     def project(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        logits: Tensor = self.head(hidden)
         cap = self.soft_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -110,14 +110,17 @@ def test_half_precision_with_master_weights_by_hand() -> None:
     assert rows["teacher weights"] == 2e6
 
 
-def test_lora_trains_and_stores_only_its_own_parameters() -> None:
-    plan = make_plan(trained_parameters=1000, sample_rollouts_at_once=1)
+def test_lora_trains_its_factors_and_stores_them_beside_the_weights() -> None:
+    plan = make_plan(lora_rank=8, sample_rollouts_at_once=1)
     result = estimate(make_card(), [], plan=plan, throughput=MEASURED)
-    assert amounts(result.memory)["optimizer"] == 8000
-    assert amounts(result.memory)["gradients"] == 4000
+    # q and o: 64 + 64 each; k and v: 64 + 32 each; gate, up and down: 64 + 128 each.
+    trained = 2 * 8 * (2 * 128 + 2 * 96 + 3 * 192)
+    assert amounts(result.memory)["optimizer"] == 8 * trained
+    assert amounts(result.memory)["gradients"] == 4 * trained
+    weights = 4 * (1_000_000 + trained)
     assert amounts(result.disk) == {
-        "resume states": 2 * 12_000,
-        "kept weights": 8000,
+        "resume states": 2 * (weights + 8 * trained),
+        "kept weights": 2 * weights,
         "output": 4e6,
     }
 

@@ -152,6 +152,7 @@ def _plan(
         train_rollouts_at_once=max(1, stage.micro_batch_tokens // sequence),
         logits_rows_at_once=_logits_rows(shared, kind),
         shared_vocabulary=shared,
+        lora_rank=stage.lora_rank if stage.tuning == "lora" else None,
         resume_states_kept=stage.keep_checkpoints,
         weights_kept=0,
         trace_bytes=traced_tokens * BYTES_PER_TRACED_TOKEN,
