@@ -390,6 +390,7 @@ from opdcore.verifiers import Attempt
 from opdcore.verifiers.unit_tests import UnitTests
 from opdcore.verifiers.sandbox.confinement import Limits
 verifier = UnitTests(Limits(60.0, 512 << 20), processes=2)
+print(verifier._scratch.name)
 print(verifier.grade([Attempt({ADD!r}, None, {RIGHT!r})])[0].correct, flush=True)
 verifier.grade([Attempt("while True: pass", None, {RIGHT!r})] * 2)
 """
@@ -397,6 +398,7 @@ verifier.grade([Attempt("while True: pass", None, {RIGHT!r})] * 2)
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
+    scratch = Path(parent.stdout.readline().strip())
     assert parent.stdout.readline() == "True\n"
     while len(children := psutil.Process(parent.pid).children(recursive=True)) < 4:
         time.sleep(0.02)
@@ -405,6 +407,7 @@ verifier.grade([Attempt("while True: pass", None, {RIGHT!r})] * 2)
     parent.stdout.close()
     _, alive = psutil.wait_procs(children, timeout=5.0)
     assert alive == []
+    assert not scratch.exists()
 
 
 # Where it cannot be had

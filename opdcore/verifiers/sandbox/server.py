@@ -61,9 +61,13 @@ def main(arguments: list[str]) -> int:
     confinement.prepare()
     gc.freeze()  # A collection in a forked process then leaves the shared pages alone.
     _write(replies, {"ready": True})
-    while line := sys.stdin.buffer.readline():
-        request = json.loads(line)
-        _write(replies, _graded(attempt(request["code"], request["tests"], limits, scratch)))
+    try:
+        while line := sys.stdin.buffer.readline():
+            request = json.loads(line)
+            _write(replies, _graded(attempt(request["code"], request["tests"], limits, scratch)))
+    finally:
+        with contextlib.suppress(OSError):  # The last of a pool whose parent is gone removes it.
+            os.rmdir(scratch)  # noqa: PTH106 - as `_remove`
     return 0
 
 
