@@ -17,10 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from opdcore.support import TopK, among, top_k
-
-Logprobs = Float[Tensor, "N V"]
-Column = Float[Tensor, "N"]
+from opdcore.comparison import Column, Comparison, Distribution
+from opdcore.support import TopK, among
 
 EFFECTIVE_PROBABILITY = 1e-3
 """A top-k token counts towards the effective overlap above this probability."""
@@ -69,28 +67,27 @@ class _Overlap:
 
 
 @torch.no_grad()
-def measure(
-    student_logprobs: Logprobs,
-    teacher_logprobs: Logprobs,
-    sampled_ids: Int[Tensor, "N"],
-    *,
-    k: int,
-    top: TopK | None = None,
-) -> Alignment:
+def measure(comparison: Comparison, sampled_ids: Int[Tensor, "N"], *, k: int) -> Alignment:
     """Return every alignment metric at each of N positions.
 
-    `top` saves a second ranking where the caller already has one at least `k` wide. Raises
-    ValueError when `k` exceeds the vocabulary.
+    Raises ValueError when the comparison ranked fewer than `k` tokens.
     """
-    ranked = (top or top_k(student_logprobs, teacher_logprobs, k=k)).first(k)
-    overlap = _overlap(student_logprobs, teacher_logprobs, ranked)
-    columns = _divergences(student_logprobs, teacher_logprobs) | _overlap_columns(overlap)
-    uncertain = columns["student_entropy"] + columns["teacher_entropy"] > UNCERTAIN_NATS
-    student_logprob = student_logprobs.gather(1, sampled_ids[:, None]).squeeze(1)
-    teacher_logprob = teacher_logprobs.gather(1, sampled_ids[:, None]).squeeze(1)
+    ranked = comparison.top(k)
+    student, teacher = comparison.student, comparison.teacher
+    overlap = _overlap(student, teacher, ranked)
+    columns = _overlap_columns(overlap)
+    ours, theirs = comparison.student_entropy, comparison.teacher_entropy
+    uncertain = ours + theirs > UNCERTAIN_NATS
+    student_logprob = student.logprobs_at(sampled_ids[:, None]).squeeze(1)
+    teacher_logprob = teacher.logprobs_at(sampled_ids[:, None]).squeeze(1)
     return Alignment(
         **columns,
-        effective_overlap=_effective_overlap(overlap, teacher_logprobs, ranked),
+        student_entropy=ours,
+        teacher_entropy=theirs,
+        entropy_gap=(theirs - ours).abs(),
+        reverse_kl=comparison.reverse_kl,
+        forward_kl=comparison.forward_kl,
+        effective_overlap=_effective_overlap(overlap, teacher.logprobs_at(ranked.teacher)),
         overlap_at_uncertain=_where(uncertain, columns["overlap_ratio"]),
         top1_agreement=(ranked.student[:, 0] == ranked.teacher[:, 0]).to(student_logprob.dtype),
         token_reward=teacher_logprob - student_logprob,
@@ -128,25 +125,11 @@ def by_position(
     return _means(alignment, chunk, chunks=len(edges) - 1)
 
 
-def _divergences(student_logprobs: Logprobs, teacher_logprobs: Logprobs) -> dict[str, Column]:
-    student, teacher = student_logprobs.exp(), teacher_logprobs.exp()
-    student_entropy = -torch.linalg.vecdot(student, student_logprobs)
-    teacher_entropy = -torch.linalg.vecdot(teacher, teacher_logprobs)
-    difference = student_logprobs - teacher_logprobs
-    return {
-        "student_entropy": student_entropy,
-        "teacher_entropy": teacher_entropy,
-        "entropy_gap": (teacher_entropy - student_entropy).abs(),
-        "reverse_kl": torch.linalg.vecdot(student, difference),
-        "forward_kl": -torch.linalg.vecdot(teacher, difference),
-    }
-
-
-def _overlap(student_logprobs: Logprobs, teacher_logprobs: Logprobs, ranked: TopK) -> _Overlap:
+def _overlap(student: Distribution, teacher: Distribution, ranked: TopK) -> _Overlap:
     return _Overlap(
-        student=student_logprobs.gather(1, ranked.student),
-        teacher=teacher_logprobs.gather(1, ranked.student),
-        shared=among(ranked.student, ranked.teacher, vocabulary=student_logprobs.shape[1]),
+        student=student.logprobs_at(ranked.student),
+        teacher=teacher.logprobs_at(ranked.student),
+        shared=among(ranked.student, ranked.teacher),
     )
 
 
@@ -172,13 +155,13 @@ def _kl_on_overlap(overlap: _Overlap) -> Column:
     return terms.masked_fill(~overlap.shared, 0.0).sum(-1)
 
 
-def _effective_overlap(overlap: _Overlap, teacher_logprobs: Logprobs, ranked: TopK) -> Column:
+def _effective_overlap(overlap: _Overlap, teacher_own: Float[Tensor, "N K"]) -> Column:
     """Return the Jaccard overlap of the top-k tokens above 1e-3; NaN where neither side has one."""
     student = overlap.student.exp() > EFFECTIVE_PROBABILITY
     teacher = overlap.teacher.exp() > EFFECTIVE_PROBABILITY
-    teacher_own = teacher_logprobs.gather(1, ranked.teacher).exp() > EFFECTIVE_PROBABILITY
+    likely = teacher_own.exp() > EFFECTIVE_PROBABILITY
     both = (student & teacher & overlap.shared).sum(-1)
-    return both / (student.sum(-1) + teacher_own.sum(-1) - both)
+    return both / (student.sum(-1) + likely.sum(-1) - both)
 
 
 def _mass(logprobs: Float[Tensor, "N K"], shared: Bool[Tensor, "N K"]) -> Column:

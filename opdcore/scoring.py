@@ -1,8 +1,10 @@
 """One pass over the valid positions that gives the loss, its gradient and every alignment metric.
 
 The logits of a whole batch never exist at once: rows go through both language-model heads in chunks,
-and each chunk is back-propagated to its hidden states before the next one starts. Knows heads only as
-callables from hidden states to logits, and nothing of batches, padding or optimizers.
+and each chunk is back-propagated to its hidden states before the next one starts. Within a chunk the
+comparison goes block by block, small enough for the processor's cache, and each block's gradient takes
+the place of its logits. Knows heads only as callables from hidden states to logits, and nothing of
+batches, padding or optimizers.
 """
 
 from __future__ import annotations
@@ -11,30 +13,71 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
-from opdcore.losses import Objective, position_losses
-from opdcore.support import top_k
+from opdcore.comparison import Buffers, Comparison, between, compare, distribution
+from opdcore.losses import Objective, add_forward, add_reverse, chosen, position_losses
 
 Project = Callable[[Tensor], Tensor]
 
-# Bytes that one chunk's (rows, V) tables may take, of which about ten of float32 live at the peak:
-# both sides' logits, logprobs and probabilities, a product, and the gradients on the way back.
-_CHUNK_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
-_TABLES = 10
+# Bytes of one chunk's two tables of float32 logits, and the rows that a chunk has at least and at
+# most: matrix products are slow with few rows, and gain nothing from more.
+_CHUNK_BYTES = {"cpu": 112 * 2**20, "cuda": 4 * 2**30}
+_FEWEST_ROWS, _MOST_ROWS = 32, {"cpu": 256, "cuda": 8192}
+
+# Entries of one block's table. A comparison reads two such tables and writes four.
+_BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**27}
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A model's hidden states at N positions, and its head."""
+
+    hidden: Float[Tensor, "N H"]
+    project: Project
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The un-scaled loss summed over the positions, their number, and their alignment."""
+    """The un-scaled loss summed over the positions, their number, and their alignment.
+
+    `trained` counts the positions that the loss trains on; `initial_kl_sum` is KL(student || student
+    at the run's start) summed over all positions, None where the objective has no use for it.
+    """
 
     loss_sum: float
     positions: int
+    trained: int
+    initial_kl_sum: float | None
     alignment: Alignment
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The sampled ids, and which of them may be trained on; None: all."""
+
+    ids: Int[Tensor, "N"]
+    trained: Bool[Tensor, "N"] | None
+
+    def at(self, rows: slice) -> _Tokens:
+        return _Tokens(self.ids[rows], None if self.trained is None else self.trained[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What is asked at every block, and what was seen so far."""
+
+    objective: Objective
+    k: int
+    vocabulary: int
+    temperature: float
+    loss_scale: float
+    buffers: Buffers
+    totals: Float[Tensor, "3"]
+    parts: list[Alignment]
 
 
 def score(  # noqa: PLR0913 - two sides, what is measured, and how
@@ -49,57 +92,165 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     vocabulary: int,
     temperature: float,
     loss_scale: float,
+    initial: Side | None = None,
+    trained: Bool[Tensor, "N"] | None = None,
     chunk_rows: int | None = None,
 ) -> Scored:
     """Back-propagate `loss_scale` times the summed loss and return what was seen on the way.
 
     Gradients land in the student's head and, through `student_hidden`, in the rest of the student.
-    Both sides are cut to the first `vocabulary` ids, which they share; `sampled_ids` lie below it.
-    `k` is the metrics' support size, `objective.k` the loss's.
+    All sides are cut to the first `vocabulary` ids, which they share; `sampled_ids` lie below it.
+    `k` is the metrics' support size, `objective.k` the loss's. `initial` is the student as it was at
+    the run's start, needed where the objective says so. Where `trained` is false, a position is
+    measured and has no part in the loss.
     """
-    widest = max(k, objective.k) if objective.form == "top_k" else k
+    sides = [Side(teacher_hidden, project_teacher), *([initial] if initial else [])]
     collected = torch.zeros_like(student_hidden)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=student_hidden.device)
-    parts: list[Alignment] = []
-    for rows in _chunks(student_hidden, vocabulary, chunk_rows):
-        leaf = student_hidden[rows].detach().requires_grad_()
-        student = _logprobs(project_student, leaf, vocabulary, temperature)
-        with torch.no_grad():
-            teacher = _logprobs(project_teacher, teacher_hidden[rows], vocabulary, temperature)
-        top, ids = top_k(student, teacher, k=widest), sampled_ids[rows]
-        parts.append(alignments.measure(student, teacher, ids, k=k, top=top))
-
-        losses = position_losses(student, teacher, ids, objective=objective, top=top)
-        (losses.sum() * loss_scale).backward()
-        loss_sum += losses.detach().sum(dtype=torch.float64)
-        collected[rows] = leaf.grad
+    tokens = _Tokens(sampled_ids, trained)
+    seen = _Pass(
+        objective=objective,
+        k=k,
+        vocabulary=vocabulary,
+        temperature=temperature,
+        loss_scale=loss_scale / temperature,
+        buffers=_buffers(vocabulary, student_hidden),
+        totals=torch.zeros(3, dtype=torch.float64, device=student_hidden.device),
+        parts=[],
+    )
+    for rows in _slices(
+        len(student_hidden), chunk_rows or rows_per_chunk(vocabulary, student_hidden.device)
+    ):
+        student = Side(student_hidden[rows], project_student)
+        others = [Side(side.hidden[rows], side.project) for side in sides]
+        collected[rows] = _score_chunk(student, others, tokens.at(rows), seen)
     if student_hidden.requires_grad:
         student_hidden.backward(collected)
-    return Scored(loss_sum.item(), len(sampled_ids), alignments.concatenate(parts))
+    loss_sum, counted, initial_kl = seen.totals.tolist()
+    return Scored(
+        loss_sum=loss_sum,
+        positions=len(sampled_ids),
+        trained=int(counted),
+        initial_kl_sum=initial_kl if initial else None,
+        alignment=alignments.concatenate(seen.parts),
+    )
 
 
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
     """Return how many positions fit the byte budget of one chunk on this kind of device."""
-    budget = _CHUNK_BYTES["cuda" if device.type == "cuda" else "cpu"]
-    return max(1, budget // (_TABLES * 4 * vocabulary))
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    fitting = _CHUNK_BYTES[kind] // (2 * 4 * vocabulary)
+    return min(max(_FEWEST_ROWS, fitting), _MOST_ROWS[kind])
 
 
-def _chunks(hidden: Tensor, vocabulary: int, chunk_rows: int | None) -> Iterator[slice]:
+def _buffers(vocabulary: int, like: Tensor) -> Buffers:
+    rows = max(1, _BLOCK_ENTRIES["cuda" if like.is_cuda else "cpu"] // vocabulary)
+    return Buffers.like(like.new_empty(0, vocabulary, dtype=torch.float32), rows=rows)
+
+
+def _slices(rows: int, step: int) -> Iterator[slice]:
     """Yield row slices that cover all positions; one empty slice where there are none."""
-    step = chunk_rows or rows_per_chunk(vocabulary, hidden.device)
-    for start in range(0, max(1, len(hidden)), step):
+    for start in range(0, max(1, rows), step):
         yield slice(start, start + step)
 
 
-def _logprobs(
-    project: Project, hidden: Tensor, vocabulary: int, temperature: float
-) -> Float[Tensor, "N V"]:
-    logits = project(hidden)
-    if logits.shape[1] < vocabulary:
+def _comparable(logits: Float[Tensor, "N W"], seen: _Pass) -> Float[Tensor, "N V"]:
+    """Return float32 logits of the shared ids at the temperature, in place where they are float32."""
+    if logits.shape[1] < seen.vocabulary:
         raise ValueError(
-            f"The head gives {logits.shape[1]} logits, fewer than {vocabulary} tokens."
+            f"The head gives {logits.shape[1]} logits, fewer than {seen.vocabulary} tokens."
         )
-    logits = logits[:, :vocabulary].float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    return functional.log_softmax(logits, dim=-1)
+    shared = logits[:, : seen.vocabulary].float()
+    return shared if seen.temperature == 1.0 else shared.div_(seen.temperature)
+
+
+def _as_gradient(own: Float[Tensor, "N V"], logits: Float[Tensor, "N W"]) -> Float[Tensor, "N W"]:
+    """Return the gradient that took the place of the logits, as wide and of the type that they are."""
+    gradient = logits.detach()
+    if own.data_ptr() != gradient.data_ptr():
+        gradient[:, : own.shape[1]] = own
+    gradient[:, own.shape[1] :] = 0
+    return gradient
+
+
+def _score_chunk(student: Side, others: list[Side], tokens: _Tokens, seen: _Pass) -> Tensor:
+    """Back-propagate a chunk into the student's head; return the gradient in its hidden states."""
+    leaf = student.hidden.detach().requires_grad_()
+    logits = student.project(leaf)
+    with torch.no_grad():
+        own = _comparable(logits.detach(), seen)
+        tables = [_comparable(side.project(side.hidden), seen) for side in others]
+        for rows in _slices(len(own), len(seen.buffers.product)):
+            _score_block(own[rows], [table[rows] for table in tables], tokens.at(rows), seen)
+    logits.backward(_as_gradient(own, logits))
+    return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+
+
+def _score_block(logits: Tensor, others: list[Tensor], tokens: _Tokens, seen: _Pass) -> None:
+    """Put the loss's gradient in the place of the student's logits, and note what was seen."""
+    objective = seen.objective
+    widest = max(seen.k, objective.k) if objective.form == "top_k" else seen.k
+    comparison = compare(logits, others[0], k=widest, buffers=seen.buffers)
+    seen.parts.append(alignments.measure(comparison, tokens.ids, k=seen.k))
+
+    part = chosen(comparison, objective)
+    if tokens.trained is not None:
+        part &= tokens.trained
+    scale = (part * seen.loss_scale)[:, None]
+    start = _from_the_start(comparison, others[1:])
+    target = _extrapolated(comparison, start, objective)
+    losses = position_losses(
+        target, tokens.ids, objective=objective, scale=scale, gradient=logits
+    ) + _added(comparison, start, objective, scale, gradient=logits)
+
+    seen.totals[0] += losses.masked_fill(~part, 0.0).sum(dtype=torch.float64)
+    seen.totals[1] += part.sum()
+    if start is not None:
+        seen.totals[2] += start.reverse_kl.sum(dtype=torch.float64)
+
+
+def _from_the_start(comparison: Comparison, initial: list[Tensor]) -> Comparison | None:
+    """Return the student against itself as it was at the run's start."""
+    if not initial:
+        return None
+    fresh = Buffers.like(initial[0])
+    k = comparison.student.best.shape[1]
+    was = distribution(initial[0], fresh.teacher_weights, k=k)
+    return between(comparison.student, was, fresh)
+
+
+def _extrapolated(
+    comparison: Comparison, start: Comparison | None, objective: Objective
+) -> Comparison:
+    """Return the student against the teacher, moved on by what it adds to the student's start.
+
+    log q' = log q + (lambda - 1) (log q - log r) up to a constant, r the student at the run's start
+    (G-OPD, 2602.12125); lambda = 1 is the teacher itself.
+    """
+    if objective.extrapolation == 1.0 or start is None:
+        return comparison
+    fresh = Buffers.like(comparison.difference)
+    added = comparison.teacher.logits - start.teacher.logits
+    moved = comparison.teacher.logits + (objective.extrapolation - 1) * added
+    k = comparison.student.best.shape[1]
+    return between(comparison.student, distribution(moved, fresh.teacher_weights, k=k), fresh)
+
+
+def _added(
+    comparison: Comparison,
+    start: Comparison | None,
+    objective: Objective,
+    scale: Tensor,
+    *,
+    gradient: Tensor,
+) -> Tensor:
+    """Add what an objective has besides its own loss, and return it at each position."""
+    losses = torch.zeros_like(comparison.reverse_kl)
+    if objective.high_entropy_forward_weight:
+        high = comparison.teacher_entropy >= objective.high_entropy_nats
+        weight = (objective.high_entropy_forward_weight * high)[:, None]
+        forward = add_forward(comparison, scale=weight * scale, gradient=gradient)
+        losses += weight.squeeze(1) * forward
+    if objective.initial_kl_weight and start is not None:
+        weight = objective.initial_kl_weight
+        losses += weight * add_reverse(start, scale=weight * scale, gradient=gradient)
+    return losses

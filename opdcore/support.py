@@ -19,6 +19,9 @@ from opdcore.contract.recipe import Support as SupportName
 _BLOCK = 64
 _NARROW_FROM = 4096
 
+# Up to this many, comparing every id with every other is faster than sorting and searching.
+_COMPARE_UP_TO = 64
+
 
 @dataclass(frozen=True, slots=True)
 class TopK:
@@ -36,80 +39,71 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """A set of token ids per position; where `mask` is false the slot is empty."""
+    """A set of token ids per position; where `mask` is false the slot is empty.
+
+    An empty slot holds an id all the same, which may be that of a slot in use.
+    """
 
     ids: Int[Tensor, "N K"]
     mask: Bool[Tensor, "N K"]
 
 
-def top_k_ids(logprobs: Float[Tensor, "N V"], k: int) -> Int[Tensor, "N K"]:
+def top_k_ids(logits: Float[Tensor, "N V"], k: int) -> Int[Tensor, "N K"]:
     """Return the ids of the `k` most probable tokens of each row, best first.
 
     Raises ValueError when `k` is not in 1..V.
     """
-    vocabulary = logprobs.shape[1]
+    vocabulary = logits.shape[1]
     if not 1 <= k <= vocabulary:
         raise ValueError(f"k = {k} is not between 1 and the vocabulary's {vocabulary}.")
     if vocabulary < _NARROW_FROM or k * _BLOCK > vocabulary // 2:
-        return logprobs.topk(k, dim=-1).indices
-    candidates = _candidates(logprobs, k)
-    best = logprobs.gather(1, candidates).topk(k, dim=-1).indices
+        return logits.topk(k, dim=-1).indices
+    candidates = _candidates(logits, k)
+    best = logits.gather(1, candidates).topk(k, dim=-1).indices
     return candidates.gather(1, best)
 
 
-def _candidates(logprobs: Float[Tensor, "N V"], k: int) -> Int[Tensor, "N C"]:
+def _candidates(logits: Float[Tensor, "N V"], k: int) -> Int[Tensor, "N C"]:
     """Return the ids of the k blocks with the highest maxima, and of the ragged end."""
-    rows, vocabulary = logprobs.shape
+    rows, vocabulary = logits.shape
     whole = vocabulary // _BLOCK * _BLOCK
-    maxima = logprobs[:, :whole].view(rows, whole // _BLOCK, _BLOCK).amax(-1)
+    maxima = logits[:, :whole].unflatten(1, (whole // _BLOCK, _BLOCK)).amax(-1)
     blocks = maxima.topk(k, dim=-1).indices
-    offsets = torch.arange(_BLOCK, device=logprobs.device)
+    offsets = torch.arange(_BLOCK, device=logits.device)
     inside = (blocks[:, :, None] * _BLOCK + offsets).flatten(1)
-    end = torch.arange(whole, vocabulary, device=logprobs.device).expand(rows, -1)
+    end = torch.arange(whole, vocabulary, device=logits.device).expand(rows, -1)
     return torch.cat([inside, end], dim=1)
 
 
-def top_k(
-    student_logprobs: Float[Tensor, "N V"], teacher_logprobs: Float[Tensor, "N V"], *, k: int
-) -> TopK:
-    """Return both sides' top-k ids; raises ValueError when `k` exceeds the vocabulary."""
-    return TopK(top_k_ids(student_logprobs.detach(), k), top_k_ids(teacher_logprobs.detach(), k))
-
-
-def select(name: SupportName, top: TopK, *, vocabulary: int) -> Support:
-    """Return the named support: k slots, or 2k for the union, whose duplicates are masked."""
+def select(name: SupportName, top: TopK) -> Support:
+    """Return the named support: k slots, or 2k for a union and for a symmetric difference."""
+    both = torch.cat([top.student, top.teacher], dim=1)
     match name:
         case "student":
-            return _whole(top.student)
+            return whole(top.student)
         case "teacher":
-            return _whole(top.teacher)
+            return whole(top.teacher)
         case "intersection":
-            return Support(top.student, among(top.student, top.teacher, vocabulary=vocabulary))
+            return Support(top.student, among(top.student, top.teacher))
         case "union":
-            repeated = among(top.teacher, top.student, vocabulary=vocabulary)
             first = torch.ones_like(top.student, dtype=torch.bool)
-            return Support(
-                torch.cat([top.student, top.teacher], 1), torch.cat([first, ~repeated], 1)
-            )
+            return Support(both, torch.cat([first, ~among(top.teacher, top.student)], dim=1))
+        case "symmetric_difference":
+            ours, theirs = among(top.student, top.teacher), among(top.teacher, top.student)
+            return Support(both, ~torch.cat([ours, theirs], dim=1))
         case _:
             raise ValueError(f"Unknown support {name!r}.")
 
 
-def among(
-    ids: Int[Tensor, "N K"], others: Int[Tensor, "N L"], *, vocabulary: int
-) -> Bool[Tensor, "N K"]:
+def among(ids: Int[Tensor, "N K"], others: Int[Tensor, "N L"]) -> Bool[Tensor, "N K"]:
     """Return which of `ids` occur in the same row of `others`."""
-    return members(_whole(others), vocabulary=vocabulary).gather(1, ids)
+    if others.shape[1] <= _COMPARE_UP_TO:
+        return (ids[:, :, None] == others[:, None, :]).any(-1)
+    ranked = others.sort(dim=1).values
+    places = torch.searchsorted(ranked, ids.contiguous()).clamp_max(others.shape[1] - 1)
+    return ranked.gather(1, places) == ids
 
 
-def members(support: Support, *, vocabulary: int) -> Bool[Tensor, "N V"]:
-    """Return the support as a membership table over the vocabulary."""
-    counts = torch.zeros(
-        support.ids.shape[0], vocabulary, dtype=torch.int8, device=support.ids.device
-    )
-    # Added, not written: in a union an id may fill one live slot and one masked slot.
-    return counts.scatter_add_(1, support.ids, support.mask.to(torch.int8)).bool()
-
-
-def _whole(ids: Int[Tensor, "N K"]) -> Support:
+def whole(ids: Int[Tensor, "N K"]) -> Support:
+    """Return a support of which every slot is in use."""
     return Support(ids, torch.ones_like(ids, dtype=torch.bool))

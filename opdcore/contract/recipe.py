@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from opdcore.contract.document import Document, knob
+from opdcore.contract.soundness import (
+    addition_refusal,
+    cell_refusal,
+    named_refusal,
+    reward_refusal,
+)
 
 GoalKind = Literal["acquire", "recover", "compress", "align"]
 TargetMetric = Literal["accuracy", "response_tokens_mean"]
@@ -18,9 +24,13 @@ VerifierName = Literal[
     "none", "exact", "numeric", "choice", "math", "unit_tests", "judge", "laboratory"
 ]
 Form = Literal["top_k", "sampled", "full"]
-Divergence = Literal["reverse", "forward"]
-Support = Literal["student", "teacher", "intersection", "union"]
-Normalisation = Literal["stop_gradient", "renormalised", "tail_bucket"]
+Divergence = Literal["reverse", "forward", "jsd"]
+Support = Literal["student", "teacher", "intersection", "union", "symmetric_difference"]
+Normalisation = Literal["stop_gradient", "renormalised", "tail_bucket", "unnormalised"]
+SampledLoss = Literal["policy_gradient", "k2", "k3"]
+TokenMask = Literal["none", "special", "special_and_stop"]
+TokenSelection = Literal["all", "entropy", "divergence", "either"]
+Tuning = Literal["full", "lora"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -143,7 +153,17 @@ class DistillStage(Document):
         "reverse",
         group="objective",
         help="reverse: KL(student || teacher), mode seeking, the usual choice. forward: "
-        "KL(teacher || student), mass covering.",
+        "KL(teacher || student), mass covering. jsd: the generalised Jensen-Shannon divergence "
+        "between the two.",
+    )
+    jsd_beta: float = knob(
+        0.5,
+        group="objective",
+        gt=0,
+        lt=1,
+        level="advanced",
+        help="Teacher's share of the mixture m that divergence jsd compares both with: beta "
+        "KL(teacher || m) + (1 - beta) KL(student || m).",
     )
     k: int = knob(
         16,
@@ -157,14 +177,120 @@ class DistillStage(Document):
         "student",
         group="objective",
         level="advanced",
-        help="Whose top k: the student's, the teacher's, those in both, or those in either.",
+        help="Whose top k: the student's, the teacher's, those in both, those in either, or those "
+        "in one of them only, which learns less and is there to show it.",
     )
     normalisation: Normalisation = knob(
         "stop_gradient",
         group="objective",
         level="advanced",
+        experimental=("unnormalised",),
         help="How a truncated support is kept unbiased: stop-gradient on the student's log-ratio, "
-        "renormalised on the support, or one bucket for the tail.",
+        "renormalised on the support, or one bucket for the tail. unnormalised does nothing of it "
+        "and is biased: it drives probability out of the support until the student collapses.",
+    )
+    sampled_loss: SampledLoss = knob(
+        "policy_gradient",
+        group="objective",
+        level="advanced",
+        experimental=("k2", "k3"),
+        help="Loss of form sampled: the policy gradient with the token reward as its advantage. k2 "
+        "has the same gradient and another value; the gradient of k3 is that of the forward KL.",
+    )
+    reward_clamp: float | None = knob(
+        None,
+        group="objective",
+        gt=0,
+        le=1000,
+        unit="nats",
+        level="advanced",
+        help="Log-ratios of teacher to student are cut to this size, up and down. Empty: never.",
+    )
+    reward_power: float = knob(
+        0.0,
+        group="objective",
+        ge=0,
+        le=4,
+        level="experimental",
+        help="Above 0 the token reward is the difference of both probabilities' powers, divided by "
+        "the power, which bounds it (2606.17199). At 0 it is the log-ratio.",
+    )
+    high_entropy_forward_weight: float = knob(
+        0.0,
+        group="objective",
+        ge=0,
+        le=10,
+        level="advanced",
+        help="Weight of the forward KL that is added where the teacher is uncertain (2603.07079), "
+        "against a loss of variety. 0: none.",
+    )
+    high_entropy_nats: float = knob(
+        1.0,
+        group="objective",
+        ge=0,
+        le=20,
+        unit="nats",
+        level="advanced",
+        help="The teacher is uncertain where its entropy is at least this.",
+    )
+    initial_kl_weight: float = knob(
+        0.0,
+        group="objective",
+        ge=0,
+        le=100,
+        level="advanced",
+        help="Weight of KL(student || student at the run's start), over the full vocabulary, which "
+        "holds the student near to what it was (2604.08527). Takes memory for a third model.",
+    )
+    gold_sft_weight: float = knob(
+        0.0,
+        group="objective",
+        ge=0,
+        le=100,
+        level="advanced",
+        help="Weight of the mean negative log-likelihood of the demonstrations that this step's "
+        "prompts come with, as `response` in the prompt set (2604.08527). 0: none.",
+    )
+    extrapolation: float = knob(
+        1.0,
+        group="objective",
+        gt=0,
+        le=2,
+        level="experimental",
+        help="Lambda of G-OPD (2602.12125): the student follows the teacher, moved on by lambda - 1 "
+        "times what it adds to the student at the run's start. 1: the teacher itself.",
+    )
+    token_mask: TokenMask = knob(
+        "none",
+        group="objective",
+        level="advanced",
+        help="Tokens of a rollout that are measured and not trained on: none, the student's special "
+        "tokens other than its stop tokens, or those too.",
+    )
+    token_selection: TokenSelection = knob(
+        "all",
+        group="objective",
+        level="experimental",
+        help="Which of the other tokens are trained on: all, those where the student's entropy is "
+        "high, where its KL to the teacher is, or where either is (2604.14084).",
+    )
+    selection_entropy_nats: float = knob(
+        0.5,
+        group="objective",
+        ge=0,
+        le=20,
+        unit="nats",
+        level="experimental",
+        help="For token_selection: an entropy of the student from which on a token is chosen.",
+    )
+    selection_kl_nats: float = knob(
+        0.1,
+        group="objective",
+        ge=0,
+        le=100,
+        unit="nats",
+        level="experimental",
+        help="For token_selection: a KL(student || teacher) from which on a token is chosen.",
     )
     temperature: float = knob(
         1.0,
@@ -198,8 +324,33 @@ class DistillStage(Document):
         unit="tokens",
         help="A rollout that reaches it is cut and counted as truncated.",
     )
+    tuning: Tuning = knob(
+        "full",
+        group="optimizer",
+        help="full: every weight is trained. lora: low-rank adapters on every linear map, merged into "
+        "the weights when the stage is over; far less memory for gradients and optimizer.",
+    )
     learning_rate: float = knob(
-        1e-6, group="optimizer", gt=0, le=1, help="Peak learning rate of AdamW (full tuning)."
+        1e-6, group="optimizer", gt=0, le=1, help="Peak learning rate of AdamW under full tuning."
+    )
+    lora_learning_rate: float = knob(
+        1e-5,
+        group="optimizer",
+        gt=0,
+        le=1,
+        level="advanced",
+        help="Peak learning rate under lora, about ten times that of full tuning.",
+    )
+    lora_rank: int = knob(
+        32, group="optimizer", ge=1, le=1024, level="advanced", help="Rank of each adapter."
+    )
+    lora_alpha: float = knob(
+        64.0,
+        group="optimizer",
+        gt=0,
+        le=4096,
+        level="advanced",
+        help="An adapter's update is lora_alpha / lora_rank times the product of its two factors.",
     )
     warmup_steps: int = knob(
         0,
@@ -294,18 +445,44 @@ class DistillStage(Document):
         help="How many rollouts such a step keeps.",
     )
 
+    @field_validator("form", "normalisation", "sampled_loss", mode="before")
+    @classmethod
+    def _known_to_be_unsound(cls, value: object, info: ValidationInfo) -> object:
+        refusal = named_refusal(str(info.field_name), value)
+        if refusal:
+            raise ValueError(refusal)
+        return value
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """That of the kind of tuning chosen."""
+        return self.lora_learning_rate if self.tuning == "lora" else self.learning_rate
+
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.form == "sampled" and self.divergence == "forward":
-            raise ValueError(
-                "form: sampled has no forward divergence, since the token is drawn from the "
-                "student; choose reverse, or form top_k or full"
+        refusal = (
+            cell_refusal(
+                form=self.form,
+                divergence=self.divergence,
+                normalisation=self.normalisation,
+                k=self.k,
             )
-        if self.form == "top_k" and self.normalisation == "renormalised" and self.k == 1:
-            raise ValueError(
-                "k: 1 with normalisation renormalised gives a loss that is always 0; "
-                "raise k to at least 4, or choose stop_gradient"
+            or reward_refusal(
+                form=self.form,
+                divergence=self.divergence,
+                normalisation=self.normalisation,
+                sampled_loss=self.sampled_loss,
+                reward_clamp=self.reward_clamp,
+                reward_power=self.reward_power,
             )
+            or addition_refusal(
+                divergence=self.divergence,
+                extrapolation=self.extrapolation,
+                high_entropy_forward_weight=self.high_entropy_forward_weight,
+            )
+        )
+        if refusal:
+            raise ValueError(refusal)
         if self.warmup_steps > self.steps:
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} is more than the {self.steps} steps; lower it"

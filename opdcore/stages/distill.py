@@ -12,8 +12,8 @@ objective at every response position, and updates the weights. Simplifications, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import torch
 
@@ -23,16 +23,17 @@ from opdcore.alignment import Alignment
 from opdcore.batches import Batch, cut, response_hidden
 from opdcore.checkpoints import Saved
 from opdcore.contract.errors import EngineFailure
-from opdcore.contract.events import ArtifactDropped, ArtifactWritten, metrics
+from opdcore.contract.events import ArtifactDropped, ArtifactWritten, Logged, metrics
 from opdcore.contract.recipe import DistillStage
 from opdcore.device import peak_memory_bytes
 from opdcore.evaluation import grade
-from opdcore.gauges import Clock, WatchedWeights
+from opdcore.gauges import Clock
 from opdcore.losses import Objective
 from opdcore.order import draw, seed_of
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.scoring import score
 from opdcore.step_report import ScoredStep
+from opdcore.tuning import Tuning, Update
 from opdcore.workspace import Line, Workspace
 
 
@@ -40,24 +41,14 @@ def distill(
     stage: DistillStage, work: Workspace, *, stage_index: int, resume: Saved | None
 ) -> Iterator[Line]:
     """Trains the workspace's student for the stage's steps, going on from `resume` if given."""
-    student, seed = work.student.model, work.job.recipe.seed
-    optimizer = torch.optim.AdamW(
-        student.parameters(),
-        lr=stage.learning_rate,
-        betas=(stage.beta1, stage.beta2),
-        weight_decay=stage.weight_decay,
-        fused=True,
-    )
-    saved_step = 0
-    if resume is not None:
-        checkpoints.restore(resume, student, optimizer)
-        saved_step = resume.step
-    watched = WatchedWeights(student)
+    seed = work.job.recipe.seed
+    tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
+    saved_step = resume.step if resume is not None else 0
 
     for step in range(saved_step + 1, stage.steps + 1):
         if work.stop():
             if step - 1 > saved_step:
-                yield from _checkpoint(stage, work, optimizer, stage_index, step - 1)
+                yield from _checkpoint(stage, work, tuning, stage_index, step - 1)
             raise work.cancelled()
         clock = Clock(work.student.device)
         rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
@@ -66,59 +57,40 @@ def distill(
         grades = grade(work.verifier, work.student, rollouts, [work.train[row] for row in rows])
         clock.lap("grade_seconds")
 
-        optimizer.zero_grad(set_to_none=True)
+        tuning.optimizer.forget_gradients()
         loss, alignment, batches = _score(stage, work, rows, rollouts)
         clock.lap("train_seconds")
-        norm = torch.nn.utils.clip_grad_norm_(student.parameters(), stage.max_grad_norm).item()
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        watched.remember()
-        rate = learning_rate(stage, step)
-        if finite:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
+        update = tuning.update(step, loss)
         clock.lap("update_seconds")
 
         scored = ScoredStep(rows, rollouts, grades, loss, alignment, batches)
         values = step_report.scalars(scored, work.student.renderer) | clock.seconds
         values |= {
-            "grad_norm": norm,
-            "learning_rate": rate,
-            "weights_changed_share": watched.changed_share(),
+            "grad_norm": update.grad_norm,
+            "learning_rate": update.learning_rate,
+            "weights_changed_share": update.changed_share,
             "tokens_per_second": scored.tokens / clock.seconds["step_seconds"],
             "peak_memory_bytes": float(peak_memory_bytes(work.student.device)),
         }
         yield Line(metrics(values), step)
         yield Line(step_report.positions(scored, stage), step)
-        if not finite:
-            raise _nonfinite(stage, loss, norm, step)
+        if not update.made:
+            raise _nonfinite(update, loss, step)
+        if alarm := tuning.alarm():
+            yield Line(Logged(level="warning", message=alarm), step)
 
         if step % stage.trace_steps == 0 or step in (1, stage.steps):
             yield from _trace(stage, work, scored, stage_index, step)
         yield from _evaluate(stage, work, stage_index, step)
         if step % stage.checkpoint_steps == 0 or step == stage.steps:
-            yield from _checkpoint(stage, work, optimizer, stage_index, step)
+            yield from _checkpoint(stage, work, tuning, stage_index, step)
             saved_step = step
-
-
-def learning_rate(stage: DistillStage, step: int) -> float:
-    """Learning rate of a step counted from 1: linear warm-up, then the schedule towards 0."""
-    if step <= stage.warmup_steps:
-        return stage.learning_rate * step / stage.warmup_steps
-    done = (step - stage.warmup_steps - 1) / max(1, stage.steps - stage.warmup_steps)
-    factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    return stage.learning_rate * factors[stage.schedule]
+    tuning.finish()
 
 
 def objective_of(stage: DistillStage) -> Objective:
     """The knobs that the losses know."""
-    return Objective(
-        form=stage.form,
-        divergence=stage.divergence,
-        support=stage.support,
-        normalisation=stage.normalisation,
-        k=stage.k,
-    )
+    return Objective(**{field.name: getattr(stage, field.name) for field in fields(Objective)})
 
 
 def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int) -> list[Rollout]:
@@ -193,14 +165,13 @@ def _evaluate(stage: DistillStage, work: Workspace, stage_index: int, step: int)
 
 
 def _checkpoint(
-    stage: DistillStage, work: Workspace, optimizer: torch.optim.Optimizer, stage_index: int,
-    step: int,
+    stage: DistillStage, work: Workspace, tuning: Tuning, stage_index: int, step: int
 ) -> Iterator[Line]:  # fmt: skip
     root = work.run_dir / checkpoints.FOLDER
     saved, written = checkpoints.save(
         root,
         work.student.model,
-        optimizer,
+        tuning.optimizer,
         stage_index=stage_index,
         step=step,
         recipe_sha256=checkpoints.recipe_sha256(work.job.recipe),
@@ -216,10 +187,11 @@ def _checkpoint(
         yield Line(ArtifactDropped(key=f"{checkpoints.FOLDER}/{removed.name}"), step)
 
 
-def _nonfinite(stage: DistillStage, loss: float, norm: float, step: int) -> EngineFailure:
+def _nonfinite(update: Update, loss: float, step: int) -> EngineFailure:
     return EngineFailure(
         "run.nonfinite",
-        f"At step {step} the loss is {loss} and the gradient norm {norm}; no update was made.",
-        remedy=f"Start a new run with a learning rate below {stage.learning_rate:g} or a longer "
+        f"At step {step} the loss is {loss} and the gradient norm {update.grad_norm}; no update was "
+        "made.",
+        remedy=f"Start a new run with a learning rate below {update.learning_rate:g} or a longer "
         "warm-up.",
     )

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from opdcore.losses import Objective
 
-SUPPORTS = ("student", "teacher", "intersection", "union")
+SUPPORTS = ("student", "teacher", "intersection", "union", "symmetric_difference")
 NORMALISATIONS = ("stop_gradient", "renormalised", "tail_bucket")
-DIVERGENCES = ("reverse", "forward")
+DIVERGENCES = ("reverse", "forward", "jsd")
+BETA = 0.3
 
 Row = list[float]
 
@@ -26,27 +27,57 @@ def make_objective(form="top_k", **overrides) -> Objective:
         "support": "student",
         "normalisation": "stop_gradient",
         "k": 4,
+        "jsd_beta": BETA,
+        "sampled_loss": "policy_gradient",
+        "reward_clamp": None,
+        "reward_power": 0.0,
+        "extrapolation": 1.0,
+        "high_entropy_forward_weight": 0.0,
+        "high_entropy_nats": 1.0,
+        "initial_kl_weight": 0.0,
+        "token_selection": "all",
+        "selection_entropy_nats": 0.5,
+        "selection_kl_nats": 0.1,
     }
     return Objective(form=form, **(plain | overrides))
 
 
 def all_objectives(k: int = 4) -> list[Objective]:
+    """Every sound cell; the biased ones are `biased_objectives`."""
     top_k = [
         make_objective(divergence=d, support=s, normalisation=n, k=k)
         for d, s, n in product(DIVERGENCES, SUPPORTS, NORMALISATIONS)
     ]
-    return [
+    full = [make_objective("full", divergence=d) for d in DIVERGENCES]
+    sampled = [
         make_objective("sampled"),
-        make_objective("full"),
-        make_objective("full", divergence="forward"),
-        *top_k,
+        make_objective("sampled", reward_clamp=0.7),
+        make_objective("sampled", reward_power=0.5),
+        make_objective("sampled", sampled_loss="k2"),
+        make_objective("sampled", sampled_loss="k3"),
+    ]
+    clamped = [make_objective(support=s, reward_clamp=0.7, k=k) for s in SUPPORTS]
+    return [*sampled, *full, *top_k, *clamped]
+
+
+def biased_objectives() -> list[Objective]:
+    return [
+        make_objective(divergence=d, support=s, normalisation="unnormalised")
+        for d, s in product(("reverse", "forward"), SUPPORTS)
     ]
 
 
 def title(objective: Objective) -> str:
-    if objective.form != "top_k":
-        return f"{objective.form}-{objective.divergence}"
-    return f"{objective.divergence}-{objective.support}-{objective.normalisation}"
+    parts = [objective.form, objective.divergence]
+    if objective.form == "top_k":
+        parts += [objective.support, objective.normalisation]
+    if objective.form == "sampled":
+        parts += [objective.sampled_loss]
+    if objective.reward_clamp is not None:
+        parts += ["clamped"]
+    if objective.reward_power:
+        parts += ["power"]
+    return "-".join(parts)
 
 
 def make_logits(
@@ -77,12 +108,37 @@ def support_of(name: str, student: Row, teacher: Row, k: int) -> set[int]:
         "teacher": theirs,
         "intersection": ours & theirs,
         "union": ours | theirs,
+        "symmetric_difference": ours ^ theirs,
     }[name]
 
 
 def kl(p: Row, q: Row) -> float:
     """KL(p||q) of two lists of probabilities, with 0 log 0 = 0."""
     return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def divergence_of(p: Row, q: Row, objective: Objective) -> float:
+    if objective.divergence == "reverse":
+        return kl(p, q)
+    if objective.divergence == "forward":
+        return kl(q, p)
+    beta = objective.jsd_beta
+    m = [beta * b + (1 - beta) * a for a, b in zip(p, q, strict=True)]
+    return beta * kl(q, m) + (1 - beta) * kl(p, m)
+
+
+def slopes_of(p: Row, q: Row, objective: Objective) -> Row:
+    """The divergence's slope in log p of each of a whole distribution's outcomes, centred."""
+    if objective.divergence == "forward":
+        return [a - b for a, b in zip(p, q, strict=True)]
+    beta = objective.jsd_beta if objective.divergence == "jsd" else 0.0
+    scale = 1 - beta if objective.divergence == "jsd" else 1.0
+    against = q
+    if objective.divergence == "jsd":
+        against = [beta * b + (1 - beta) * a for a, b in zip(p, q, strict=True)]
+    pairs = list(zip(p, against, strict=True))
+    mean = kl(p, against)
+    return [scale * a * ((math.log(a) - math.log(b) if a > 0 else 0.0) - mean) for a, b in pairs]
 
 
 def renormalise(logprobs: Row, chosen: set[int]) -> dict[int, float]:
@@ -98,86 +154,90 @@ def with_tail(logprobs: Row, chosen: set[int]) -> Row:
     return [math.exp(logprobs[v]) for v in sorted(chosen)] + [tail_mass(logprobs, chosen)]
 
 
+def reward(student: Row, teacher: Row, token: int, objective: Objective) -> float:
+    """What the token is worth: log q - log p, or as the objective changes it."""
+    power, clamp = objective.reward_power, objective.reward_clamp
+    value = teacher[token] - student[token]
+    if power:
+        value = (math.exp(teacher[token]) ** power - math.exp(student[token]) ** power) / power
+    return value if clamp is None else max(-clamp, min(clamp, value))
+
+
 def loss(student: Row, teacher: Row, sampled: int, objective: Objective) -> float:
     """The objective's value at one position, from both sides' logprobs."""
+    p, q = [math.exp(x) for x in student], [math.exp(x) for x in teacher]
     if objective.form == "sampled":
-        return -(teacher[sampled] - student[sampled]) * student[sampled]
-    first, second = (student, teacher)
-    if objective.divergence == "forward":
-        first, second = second, first
+        advantage = teacher[sampled] - student[sampled]
+        return {
+            "policy_gradient": -reward(student, teacher, sampled, objective) * student[sampled],
+            "k2": advantage**2 / 2,
+            "k3": math.exp(advantage) - 1 - advantage,
+        }[objective.sampled_loss]
     if objective.form == "full":
-        return kl([math.exp(x) for x in first], [math.exp(x) for x in second])
+        return divergence_of(p, q, objective)
     chosen = support_of(objective.support, student, teacher, objective.k)
-    if objective.normalisation == "stop_gradient":
-        return sum(math.exp(first[v]) * (first[v] - second[v]) for v in chosen)
+    if objective.normalisation in ("stop_gradient", "unnormalised"):
+        return sum(_summand(student, teacher, v, objective) for v in chosen)
     if objective.normalisation == "tail_bucket":
-        return kl(with_tail(first, chosen), with_tail(second, chosen))
-    p, q = renormalise(first, chosen), renormalise(second, chosen)
-    return kl([p[v] for v in chosen], [q[v] for v in chosen])
+        return divergence_of(with_tail(student, chosen), with_tail(teacher, chosen), objective)
+    p_bar, q_bar = renormalise(student, chosen), renormalise(teacher, chosen)
+    return divergence_of([p_bar[v] for v in chosen], [q_bar[v] for v in chosen], objective)
+
+
+def _summand(student: Row, teacher: Row, token: int, objective: Objective) -> float:
+    p, q = math.exp(student[token]), math.exp(teacher[token])
+    if objective.divergence == "forward":
+        return q * (teacher[token] - student[token])
+    if objective.divergence == "reverse":
+        return -p * reward(student, teacher, token, objective)
+    beta = objective.jsd_beta
+    m = math.log(beta * q + (1 - beta) * p)
+    return beta * q * (teacher[token] - m) + (1 - beta) * p * (student[token] - m)
 
 
 def gradient(student: Row, teacher: Row, sampled: int, objective: Objective) -> Row:
     """The objective's analytic gradient with respect to the student's logits at one position."""
-    everything = set(range(len(student)))
     p, q = [math.exp(x) for x in student], [math.exp(x) for x in teacher]
-    a = [x - y for x, y in zip(student, teacher, strict=True)]
+    tokens = range(len(student))
     if objective.form == "sampled":
-        return [a[sampled] * ((v == sampled) - p[v]) for v in sorted(everything)]
+        slope = {
+            "policy_gradient": -reward(student, teacher, sampled, objective),
+            "k2": student[sampled] - teacher[sampled],
+            "k3": 1 - q[sampled] / p[sampled],
+        }[objective.sampled_loss]
+        return [slope * ((v == sampled) - p[v]) for v in tokens]
     if objective.form == "full":
-        if objective.divergence == "forward":
-            return [p[v] - q[v] for v in sorted(everything)]
-        return [p[v] * (a[v] - kl(p, q)) for v in sorted(everything)]
+        return slopes_of(p, q, objective)
     chosen = support_of(objective.support, student, teacher, objective.k)
-    rule = {
-        ("stop_gradient", "reverse"): _stop_gradient_reverse,
-        ("stop_gradient", "forward"): _stop_gradient_forward,
-        ("renormalised", "reverse"): _renormalised_reverse,
-        ("renormalised", "forward"): _renormalised_forward,
-        ("tail_bucket", "reverse"): _tail_reverse,
-        ("tail_bucket", "forward"): _tail_forward,
-    }[objective.normalisation, objective.divergence]
-    return rule(student, teacher, chosen)
+    if objective.normalisation == "renormalised":
+        p_bar, q_bar = renormalise(student, chosen), renormalise(teacher, chosen)
+        slopes = slopes_of([p_bar[v] for v in chosen], [q_bar[v] for v in chosen], objective)
+        inside = dict(zip(chosen, slopes, strict=True))
+        return [inside.get(v, 0.0) for v in tokens]
+    if objective.normalisation == "tail_bucket":
+        return _tail_gradient(student, teacher, chosen, objective)
+    # dL/dz_j = g_j [j in S] - p_j sum_S g, g = dL/dlog p.
+    g = {v: _slope(student, teacher, v, objective) for v in chosen}
+    return [g.get(v, 0.0) - p[v] * sum(g.values()) for v in tokens]
 
 
-def _stop_gradient_reverse(student: Row, teacher: Row, chosen: set[int]) -> Row:
-    p = [math.exp(x) for x in student]
-    a = [x - y for x, y in zip(student, teacher, strict=True)]
-    inside = sum(p[v] * a[v] for v in chosen)
-    return [p[j] * (a[j] * (j in chosen) - inside) for j in range(len(p))]
+def _slope(student: Row, teacher: Row, token: int, objective: Objective) -> float:
+    p, q = math.exp(student[token]), math.exp(teacher[token])
+    biased = objective.normalisation == "unnormalised"
+    if objective.divergence == "forward":
+        return -q if biased else p - q
+    if objective.divergence == "reverse":
+        return p * (biased - reward(student, teacher, token, objective))
+    beta = objective.jsd_beta
+    return (1 - beta) * p * (student[token] - math.log(beta * q + (1 - beta) * p))
 
 
-def _stop_gradient_forward(student: Row, teacher: Row, chosen: set[int]) -> Row:
-    p, q = [math.exp(x) for x in student], [math.exp(x) for x in teacher]
-    inside = sum(p[v] - q[v] for v in chosen)
-    return [(p[j] - q[j]) * (j in chosen) - p[j] * inside for j in range(len(p))]
-
-
-def _renormalised_reverse(student: Row, teacher: Row, chosen: set[int]) -> Row:
-    p, q = renormalise(student, chosen), renormalise(teacher, chosen)
-    a = {v: math.log(p[v]) - math.log(q[v]) for v in chosen}
-    divergence = sum(p[v] * a[v] for v in chosen)
-    return [p[j] * (a[j] - divergence) if j in chosen else 0.0 for j in range(len(student))]
-
-
-def _renormalised_forward(student: Row, teacher: Row, chosen: set[int]) -> Row:
-    p, q = renormalise(student, chosen), renormalise(teacher, chosen)
-    return [p[j] - q[j] if j in chosen else 0.0 for j in range(len(student))]
-
-
-def _tail_reverse(student: Row, teacher: Row, chosen: set[int]) -> Row:
-    divergence = kl(with_tail(student, chosen), with_tail(teacher, chosen))
-    tail = math.log(tail_mass(student, chosen)) - math.log(tail_mass(teacher, chosen))
+def _tail_gradient(student: Row, teacher: Row, chosen: set[int], objective: Objective) -> Row:
+    slopes = slopes_of(with_tail(student, chosen), with_tail(teacher, chosen), objective)
+    inside, outside = dict(zip(sorted(chosen), slopes, strict=False)), slopes[-1]
+    mass = tail_mass(student, chosen)
     return [
-        math.exp(x) * ((x - teacher[j] if j in chosen else tail) - divergence)
-        for j, x in enumerate(student)
-    ]
-
-
-def _tail_forward(student: Row, teacher: Row, chosen: set[int]) -> Row:
-    ratio = tail_mass(teacher, chosen) / tail_mass(student, chosen)
-    return [
-        math.exp(x) - math.exp(teacher[j]) if j in chosen else math.exp(x) * (1 - ratio)
-        for j, x in enumerate(student)
+        inside[v] if v in chosen else outside * math.exp(x) / mass for v, x in enumerate(student)
     ]
 
 

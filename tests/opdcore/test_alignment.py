@@ -7,11 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opdcore.alignment import COLUMNS, by_position, concatenate, measure, summarise
+from opdcore.alignment import COLUMNS, by_position, concatenate, summarise
+from opdcore.alignment import measure as measure_comparison
+from opdcore.comparison import compare
 from opdcore.contract.metrics import POSITION_METRICS
-from opdcore.support import top_k
 from tests.opdcore import naive
 from tests.opdcore.naive import make_ids, make_logits
+
+
+def measure(student_logits, teacher_logits, ids, *, k, ranked=None):
+    """Return the alignment of two tables of logits, which stay as they are."""
+    comparison = compare(student_logits.clone(), teacher_logits.clone(), k=ranked or k)
+    return measure_comparison(comparison, ids, k=k)
 
 
 def make_alignment(rows=6, vocabulary=11, *, k=4, seed=0, scale=2.0):
@@ -169,8 +176,7 @@ def test_k_above_the_vocabulary_is_refused():
 
 def test_a_wider_ranking_serves_a_smaller_k():
     student, teacher = (make_logits(seed=seed).log_softmax(-1) for seed in (0, 1))
-    top = top_k(student, teacher, k=9)
-    wide = measure(student, teacher, make_ids(), k=4, top=top)
+    wide = measure(student, teacher, make_ids(), k=4, ranked=9)
     assert columns_of(wide) == columns_of(measure(student, teacher, make_ids(), k=4))
 
 

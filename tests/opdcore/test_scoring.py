@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from opdcore.alignment import COLUMNS, measure
-from opdcore.losses import position_losses
-from opdcore.scoring import rows_per_chunk, score
+from opdcore.alignment import COLUMNS
+from opdcore.projection import linear
+from opdcore.scoring import Side, rows_per_chunk, score
 from tests.opdcore.naive import all_objectives, make_ids, make_logits, make_objective, title
+from tests.opdcore.test_alignment import measure
+from tests.opdcore.test_losses import losses_and_gradient
 
 VOCABULARY = 13
 ROWS = 10
@@ -69,22 +71,21 @@ def columns(alignment):
 
 
 def dense(pair, objective, *, temperature=1.0, loss_scale=1.0):
-    """Return what one plain autograd pass over whole tables of logits computes."""
-    student = (pair.head(pair.body(pair.inputs)) / temperature).log_softmax(-1)
-    with torch.no_grad():
-        teacher = (pair.teacher_head(pair.teacher_hidden) / temperature).log_softmax(-1)
-    losses = position_losses(student, teacher, pair.ids, objective=objective)
-    (losses.sum() * loss_scale).backward()
-    return losses.sum().item(), measure(student, teacher, pair.ids, k=4)
+    """Return what one pass over whole tables computes, back-propagated by autograd."""
+    student = pair.head(pair.body(pair.inputs)) / temperature
+    teacher = pair.teacher_head(pair.teacher_hidden).detach() / temperature
+    losses, gradient = losses_and_gradient(student.detach(), teacher, pair.ids, objective)
+    student.backward(gradient * loss_scale)
+    return losses.sum().item(), measure(student.detach(), teacher, pair.ids, k=4)
 
 
 @pytest.mark.parametrize("objective", all_objectives(), ids=title)
-def test_the_pass_equals_dense_autograd(objective):
+def test_the_pass_equals_whole_tables(objective):
     chunked, whole = make_pair(), make_pair()
     scored = run(chunked, objective=objective, temperature=0.7, loss_scale=0.3, chunk_rows=3)
     loss_sum, alignment = dense(whole, objective, temperature=0.7, loss_scale=0.3)
     assert scored.loss_sum == pytest.approx(loss_sum, abs=1e-5)
-    assert scored.positions == ROWS
+    assert scored.positions == scored.trained == ROWS
     torch.testing.assert_close(gradients(chunked), gradients(whole), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(
         columns(scored.alignment), columns(alignment), atol=1e-6, rtol=1e-5, equal_nan=True
@@ -161,12 +162,51 @@ def test_a_head_may_soften_its_logits():
     capped, plain = make_pair(), make_pair()
     head = capped.head
     capped.head = lambda hidden: 2 * torch.tanh(head(hidden) / 2)
-    objective = make_objective("full")
-    ours = run(capped, objective=objective)
+    ours = run(capped, objective=make_objective("full"), chunk_rows=3)
     student = (2 * torch.tanh(plain.head(plain.body(plain.inputs)) / 2)).log_softmax(-1)
-    teacher = plain.teacher_head(plain.teacher_hidden).log_softmax(-1)
-    expected = position_losses(student, teacher, plain.ids, objective=objective).sum().item()
-    assert ours.loss_sum == pytest.approx(expected, abs=1e-5)
+    teacher = plain.teacher_head(plain.teacher_hidden).log_softmax(-1).detach()
+    expected = (student.exp() * (student - teacher)).sum()
+    expected.backward()
+    capped.head = head
+    assert ours.loss_sum == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(gradients(capped), gradients(plain), atol=1e-6, rtol=1e-5)
+
+
+def test_a_tied_head_gathers_both_gradients():
+    torch.manual_seed(0)
+    ours, plain = nn.Embedding(VOCABULARY, 6), nn.Embedding(VOCABULARY, 6)
+    plain.load_state_dict(ours.state_dict())
+    ids, teacher = make_ids(ROWS, VOCABULARY), make_logits(ROWS, VOCABULARY, seed=3)
+    score(
+        ours(ids), lambda hidden: linear(hidden, ours.weight), teacher, torch.clone, ids,
+        objective=make_objective("full"), k=4, vocabulary=VOCABULARY, temperature=1.0,
+        loss_scale=1.0, chunk_rows=3,
+    )  # fmt: skip
+    student = (plain(ids) @ plain.weight.T).log_softmax(-1)
+    (student.exp() * (student - teacher.log_softmax(-1))).sum().backward()
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_that_sums_its_own_gradient_equals_autograd(bias):
+    head, same = nn.Linear(6, VOCABULARY, bias=bias), nn.Linear(6, VOCABULARY, bias=bias)
+    same.load_state_dict(head.state_dict())
+    hidden = make_logits(ROWS, 6).requires_grad_()
+    twin = hidden.detach().clone().requires_grad_()
+    for _ in range(2):
+        linear(hidden, head.weight, head.bias).square().sum().backward()
+        same(twin).square().sum().backward()
+    torch.testing.assert_close(hidden.grad, twin.grad)
+    for ours, theirs in zip(head.parameters(), same.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_frozen_head_gets_no_gradient_and_passes_one_on():
+    head = nn.Linear(6, VOCABULARY).requires_grad_(requires_grad=False)
+    hidden = make_logits(ROWS, 6).requires_grad_()
+    linear(hidden, head.weight, head.bias).sum().backward()
+    assert head.weight.grad is None
+    torch.testing.assert_close(hidden.grad, head.weight.sum(0).expand(ROWS, 6))
 
 
 def test_half_precision_heads_are_compared_in_float32():
@@ -200,6 +240,124 @@ def test_a_head_narrower_than_the_vocabulary_is_refused():
         run(make_pair(), vocabulary=14)
 
 
-def test_a_small_vocabulary_is_scored_in_one_piece_and_a_large_one_in_chunks():
-    assert rows_per_chunk(400, torch.device("cpu")) > 10_000
-    assert 16 <= rows_per_chunk(152_000, torch.device("cpu")) <= 128
+def test_chunks_hold_enough_rows_for_a_matrix_product_at_any_vocabulary():
+    assert [rows_per_chunk(v, torch.device("cpu")) for v in (400, 32_000, 152_000, 10**7)] == [
+        256, 256, 96, 32,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", [make_objective(), make_objective("full")], ids=title)
+def test_a_masked_position_is_measured_and_has_no_influence(objective):
+    masked, short = make_pair(), make_pair()
+    trained = torch.arange(ROWS) % 3 != 0
+    ours = run(masked, objective=objective, trained=trained, chunk_rows=4)
+    short.inputs, short.ids = short.inputs[trained], short.ids[trained]
+    short.teacher_hidden = short.teacher_hidden[trained]
+    theirs = run(short, objective=objective)
+    assert (ours.positions, ours.trained) == (ROWS, int(trained.sum()))
+    assert ours.loss_sum == pytest.approx(theirs.loss_sum, abs=1e-6)
+    torch.testing.assert_close(gradients(masked), gradients(short), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        columns(ours.alignment)[:, trained], columns(theirs.alignment),
+        atol=1e-6, rtol=1e-6, equal_nan=True,
+    )  # fmt: skip
+
+
+def initial_of(pair, *, seed=9):
+    """Return another head on the student's own hidden states, as the student was once."""
+    torch.manual_seed(seed)
+    head = nn.Linear(6, VOCABULARY)
+    return Side(pair.body(pair.inputs).detach(), head), head
+
+
+def logprobs_of(pair, head):
+    student = pair.head(pair.body(pair.inputs)).log_softmax(-1)
+    teacher = pair.teacher_head(pair.teacher_hidden).log_softmax(-1).detach()
+    start = head(pair.body(pair.inputs)).log_softmax(-1).detach()
+    return student, teacher, start
+
+
+def test_the_kl_to_the_initial_student_is_added_with_its_weight():
+    pair, plain = make_pair(), make_pair()
+    objective = make_objective("full", initial_kl_weight=0.4)
+    initial, head = initial_of(pair)
+    scored = run(pair, objective=objective, initial=initial, chunk_rows=3)
+    student, teacher, start = logprobs_of(plain, head)
+    kl = (student.exp() * (student - start)).sum()
+    expected = (student.exp() * (student - teacher)).sum() + 0.4 * kl
+    expected.backward()
+    assert scored.initial_kl_sum == pytest.approx(kl.item(), abs=1e-5)
+    assert scored.loss_sum == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(gradients(pair), gradients(plain), atol=1e-6, rtol=1e-5)
+
+
+def test_the_forward_kl_is_added_where_the_teacher_is_uncertain():
+    pair, plain = make_pair(), make_pair()
+    objective = make_objective("full", high_entropy_forward_weight=0.6, high_entropy_nats=1.5)
+    scored = run(pair, objective=objective, chunk_rows=3)
+    student = plain.head(plain.body(plain.inputs)).log_softmax(-1)
+    teacher = plain.teacher_head(plain.teacher_hidden).log_softmax(-1).detach()
+    high = -(teacher.exp() * teacher).sum(-1) >= 1.5
+    assert 0 < high.sum() < ROWS
+    forward = (teacher.exp() * (teacher - student)).sum(-1)
+    expected = (student.exp() * (student - teacher)).sum() + 0.6 * forward[high].sum()
+    expected.backward()
+    assert scored.loss_sum == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(gradients(pair), gradients(plain), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["full", "sampled", "top_k"])
+def test_an_extrapolated_teacher_is_moved_on_from_the_initial_student(form):
+    pair, plain = make_pair(), make_pair()
+    initial, head = initial_of(pair)
+    run(pair, objective=make_objective(form, extrapolation=1.5), initial=initial, chunk_rows=3)
+    student, teacher, start = (side.detach() for side in logprobs_of(plain, head))
+    moved = teacher + 0.5 * (teacher - start)
+    _, gradient = losses_and_gradient(student, moved, plain.ids, make_objective(form))
+    plain.head(plain.body(plain.inputs)).backward(gradient)
+    torch.testing.assert_close(gradients(pair), gradients(plain), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("selection", ["entropy", "divergence", "either"])
+def test_only_the_chosen_tokens_are_trained_on(selection):
+    pair, plain = make_pair(), make_pair()
+    objective = make_objective(
+        "full", token_selection=selection, selection_entropy_nats=2.3, selection_kl_nats=1.5
+    )
+    scored = run(pair, objective=objective)
+    student = plain.head(plain.body(plain.inputs)).log_softmax(-1)
+    teacher = plain.teacher_head(plain.teacher_hidden).log_softmax(-1).detach()
+    kl = (student.exp() * (student - teacher)).sum(-1)
+    uncertain = -(student.exp() * student).sum(-1) >= 2.3
+    trained = {
+        "entropy": uncertain, "divergence": kl >= 1.5, "either": uncertain | (kl >= 1.5)
+    }[selection]  # fmt: skip
+    assert 0 < trained.sum() < ROWS
+    kl[trained].sum().backward()
+    assert scored.trained == trained.sum()
+    assert scored.loss_sum == pytest.approx(kl[trained].sum().item(), abs=1e-5)
+    torch.testing.assert_close(gradients(pair), gradients(plain), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, -150.0])
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_float32_is_exact_to_its_last_digits(spread, offset):
+    student = make_logits(8, 20_000, seed=1, scale=3.0) + offset
+    teacher = student + make_logits(8, 20_000, seed=2, scale=spread) - offset / 3
+    ids = make_ids(8, 20_000)
+    got = measure(student, teacher, ids, k=16)
+    p, q = student.double().log_softmax(-1), teacher.double().log_softmax(-1)
+    exact = {
+        "reverse_kl": (p.exp() * (p - q)).sum(-1),
+        "forward_kl": (q.exp() * (q - p)).sum(-1),
+        "student_entropy": -(p.exp() * p).sum(-1),
+        "teacher_entropy": -(q.exp() * q).sum(-1),
+    }
+    for name, expected in exact.items():
+        torch.testing.assert_close(
+            getattr(got, name).double(), expected, atol=2e-6, rtol=2e-6, msg=name
+        )
+    _, gradient = losses_and_gradient(student, teacher, ids, make_objective("full"), k=16)
+    a = p - q
+    expected = p.exp() * (a - exact["reverse_kl"][:, None])
+    assert (gradient.double() - expected).norm() / expected.norm() < 1e-4
