@@ -31,6 +31,7 @@ SampledLoss = Literal["policy_gradient", "k2", "k3"]
 TokenMask = Literal["none", "special", "special_and_stop"]
 TokenSelection = Literal["all", "entropy", "divergence", "either"]
 Tuning = Literal["full", "lora"]
+SamplingPrecision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -306,6 +307,14 @@ class DistillStage(Document):
         le=1,
         level="advanced",
         help="Nucleus of rollouts; below 1 the rollouts are slightly off-policy.",
+    )
+    sampling_precision: SamplingPrecision = knob(
+        "float32",
+        group="sampling",
+        level="advanced",
+        help="Precision of weights and cache while the student writes. bfloat16 takes half the memory "
+        "and is faster where the processor computes in it; the rollouts then come from a slightly "
+        "other student, by as much as sampler_logprob_difference shows.",
     )
     max_prompt_tokens: int = knob(
         1024,

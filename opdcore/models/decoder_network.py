@@ -16,6 +16,7 @@ from opdcore.models.decoder import Decoder
 from opdcore.models.decoding import DecoderDecoding, decode
 from opdcore.models.network import Ids
 from opdcore.models.shape import Shape
+from opdcore.projection import through
 from opdcore.weights_files import SINGLE, read_weights
 
 CONFIG = "config.json"
@@ -40,13 +41,12 @@ class DecoderNetwork:
         return hidden
 
     def project(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.decoder.lm_head(hidden)
-        return logits
+        return through(self.decoder.lm_head, hidden)
 
     def decode(
-        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int
+        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int, dtype: torch.dtype
     ) -> tuple[DecoderDecoding, Tensor]:
-        return decode(self.decoder, prompts, rows=rows, room=room)
+        return decode(self.decoder, prompts, rows=rows, room=room, dtype=dtype)
 
     def save(self, folder: Path) -> None:
         """Weights as they are, in float32, beside the configuration that lies in the folder already."""

@@ -35,9 +35,9 @@ class _Product:
     biases: tuple[Tensor | None, ...]
 
     @classmethod
-    def of(cls, *linears: nn.Module) -> _Product:
-        weights = tuple(effective_weight(linear) for linear in linears)
-        biases = tuple(linear.bias for linear in linears)
+    def of(cls, *linears: nn.Module, dtype: torch.dtype) -> _Product:
+        weights = tuple(effective_weight(linear).to(dtype) for linear in linears)
+        biases = tuple(None if linear.bias is None else linear.bias.to(dtype) for linear in linears)
         if len(weights) == 1 or sum(weight.nbytes for weight in weights) > JOINED_BYTES:
             return cls(weights, biases)
         return cls((torch.cat(weights),), (None if biases[0] is None else torch.cat(biases),))
@@ -63,27 +63,35 @@ class _LayerWeights:
     down: _Product
 
     @classmethod
-    def of(cls, layer: Layer) -> _LayerWeights:
+    def of(cls, layer: Layer, dtype: torch.dtype) -> _LayerWeights:
         attention, feed_forward = layer.self_attn, layer.mlp
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         return cls(
             before_attention=layer.input_layernorm.weight,
-            qkv=_Product.of(attention.q_proj, attention.k_proj, attention.v_proj),
+            qkv=_Product.of(*projections, dtype=dtype),
             head_norm=_head_norm(attention),
-            output=_Product.of(attention.o_proj),
+            output=_Product.of(attention.o_proj, dtype=dtype),
             before_feed_forward=layer.post_attention_layernorm.weight,
-            gate_up=_Product.of(feed_forward.gate_proj, feed_forward.up_proj),
-            down=_Product.of(feed_forward.down_proj),
+            gate_up=_Product.of(feed_forward.gate_proj, feed_forward.up_proj, dtype=dtype),
+            down=_Product.of(feed_forward.down_proj, dtype=dtype),
         )
 
 
 class DecoderDecoding:
-    """Rows (B) of a decoder with keys (L, B, K, D, T) and values (L, B, K, T, D) of L layers, K heads."""
+    """Rows (B) of a decoder with keys (L, B, K, D, T) and values (L, B, K, T, D) of L layers, K heads.
 
-    def __init__(self, decoder: Decoder, widths: Sequence[int], *, room: int) -> None:
-        shape, weight = decoder.shape, decoder.model.embed_tokens.weight
+    Products and cache are of `dtype`, norms and logits of float32.
+    """
+
+    def __init__(
+        self, decoder: Decoder, widths: Sequence[int], *, room: int, dtype: torch.dtype
+    ) -> None:
+        shape = decoder.shape
         self.decoder, self.shape, self.rows, self.width = decoder, shape, len(widths), max(widths)
         self.limit = self.width + room
-        self.layers = [_LayerWeights.of(layer) for layer in decoder.model.layers]
+        self.layers = [_LayerWeights.of(layer, dtype) for layer in decoder.model.layers]
+        self.head = _Product.of(decoder.lm_head, dtype=dtype)
+        weight = self.head.weights[0]
         capacity = self.width + min(room, FIRST_ROOM)
         heads = (shape.layers, self.rows, shape.kv_heads)
         self.keys = weight.new_empty(*heads, shape.head_dim, capacity)
@@ -101,7 +109,7 @@ class DecoderDecoding:
         if self.width == self.values.shape[3]:
             self._grow()
         cosines, signed_sines = (table[self.width - self.padding] for table in self.tables)
-        x = functional.embedding(ids, self.decoder.model.embed_tokens.weight)
+        x = self.decoder.model.embed_tokens(ids)
         for index, weights in enumerate(self.layers):
             queries = self._remember(index, weights, x, cosines, signed_sines)
             x = x + weights.output(self._gather(index, queries))
@@ -110,8 +118,7 @@ class DecoderDecoding:
             )
             x = x + weights.down(functional.silu(gate).mul_(up))
         self.width += 1
-        logits: Tensor = self.decoder.lm_head(self.decoder.model.norm(x))
-        return logits
+        return self.head(self._normalised(x, self.decoder.model.norm.weight)).float()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in this order; only rows that change their place are copied."""
@@ -144,7 +151,7 @@ class DecoderDecoding:
         turning = kernels.turned(turning, cosines, signed_sines)
         self.keys[index, rows, :, :, self.width] = turning[:, shape.heads :]
         self.values[index, rows, :, self.width] = values
-        queries = turning[:, : shape.heads] * shape.head_dim**-0.5
+        queries = (turning[:, : shape.heads] * shape.head_dim**-0.5).to(self.keys.dtype)
         return queries.reshape(self.rows * shape.kv_heads, -1, shape.head_dim)
 
     def _gather(self, index: int, queries: Tensor) -> Tensor:
@@ -159,7 +166,9 @@ class DecoderDecoding:
         return found.view(self.rows, -1)
 
     def _normalised(self, x: Tensor, weight: Tensor) -> Tensor:
-        return (x * kernels.inverse_rms(x, self.shape.epsilon)).mul_(weight)
+        x = x.float()
+        normalised = (x * kernels.inverse_rms(x, self.shape.epsilon)).mul_(weight)
+        return normalised.to(self.keys.dtype)
 
     def _grow(self) -> None:
         more = min(2 * self.width, self.limit) - self.width
@@ -168,14 +177,20 @@ class DecoderDecoding:
 
 
 def decode(
-    decoder: Decoder, prompts: Sequence[Ids], *, rows: Sequence[int], room: int
+    decoder: Decoder,
+    prompts: Sequence[Ids],
+    *,
+    rows: Sequence[int],
+    room: int,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[DecoderDecoding, Tensor]:
     """Read each prompt once; row i goes on from prompts[rows[i]] for at most `room` tokens.
 
-    Returns the decoding with the logits (B, V) of each row's first token.
+    Returns the decoding with the logits (B, V) of each row's first token. Prompts are read in the
+    model's own precision, what follows in `dtype`.
     """
     widths = [len(prompt) for prompt in prompts]
-    decoding = DecoderDecoding(decoder, [widths[row] for row in rows], room=room)
+    decoding = DecoderDecoding(decoder, [widths[row] for row in rows], room=room, dtype=dtype)
     device, width = decoding.keys.device, decoding.width
     ids = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in prompts], device=device)
     padding = width - torch.tensor(widths, device=device)

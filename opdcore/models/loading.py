@@ -52,13 +52,18 @@ class LoadedModel:
         return self.network.project(hidden)
 
     def decode(
-        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int
+        self,
+        prompts: Sequence[Ids],
+        *,
+        rows: Sequence[int],
+        room: int,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[Decoding, Tensor]:
         """Read each prompt once; row i goes on from prompts[rows[i]] for at most `room` tokens.
 
         Returns the decoding with the logits (B, V padded) of each row's first token.
         """
-        return self.network.decode(prompts, rows=rows, room=room)
+        return self.network.decode(prompts, rows=rows, room=room, dtype=dtype)
 
 
 def load(participant: Participant, *, device: torch.device, field: str) -> LoadedModel:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 Ids = Sequence[int]
@@ -48,11 +49,12 @@ class Network(Protocol):
         ...
 
     def decode(
-        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int
+        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int, dtype: torch.dtype
     ) -> tuple[Decoding, Tensor]:
         """Read each prompt once; row i goes on from prompts[rows[i]] for at most `room` tokens.
 
-        Returns the decoding with the logits (B, V) of each row's first token.
+        Returns the decoding with the logits (B, V) of each row's first token. Raises BadInput for a
+        `dtype` in which this model cannot decode.
         """
         ...
 

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from opdcore.contract.errors import BadInput
 from opdcore.device import is_out_of_memory
 from opdcore.models.network import Ids
+from opdcore.projection import through
 
 # Largest difference allowed between our projection and the model's own logits, in nats.
 PROJECTION_TOLERANCE = 1e-3
@@ -58,13 +59,20 @@ class TransformersNetwork:
         return hidden
 
     def project(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.head(hidden)
+        logits = through(self.head, hidden)
         cap = self.soft_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def decode(
-        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int
+        self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int, dtype: torch.dtype
     ) -> tuple[TransformersDecoding, Tensor]:
+        if dtype != self.model.dtype:
+            raise BadInput(
+                "recipe.sampling_precision",
+                f"{type(self.model).__name__} can be sampled in {self.model.dtype} only.",
+                remedy="Choose sampling_precision float32; Llama, Qwen2 and Qwen3 can do otherwise.",
+                field="recipe.stages.sampling_precision",
+            )
         decoding = TransformersDecoding(self, [len(prompt) for prompt in prompts], room=room)
         width = decoding.mask.shape[1] - room
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opdcore.contract.recipe import SamplingPrecision
 from opdcore.models import LoadedModel
 from opdcore.rollouts.draws import draw
 from opdcore.rollouts.rollout import Rollout
@@ -32,6 +33,7 @@ class Sampling:
     top_p: float
     vocabulary: int
     stop_ids: frozenset[int]
+    precision: SamplingPrecision = "float32"
 
 
 @torch.inference_mode()
@@ -78,7 +80,12 @@ def _batch(
     distinct = {tuple(prompts[row]): None for row in rows}
     places = {prompt: place for place, prompt in enumerate(distinct)}
     which = [places[tuple(prompts[row])] for row in rows]
-    decoding, logits = model.decode(list(distinct), rows=which, room=sampling.max_tokens)
+    decoding, logits = model.decode(
+        list(distinct),
+        rows=which,
+        room=sampling.max_tokens,
+        dtype=getattr(torch, sampling.precision),
+    )
     written = _Written(rows)
     going = list(range(len(rows)))
     for uniforms in _uniforms(len(prompts), sampling.max_tokens, seed):

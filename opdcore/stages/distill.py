@@ -103,6 +103,7 @@ def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int
             top_p=stage.sampling_top_p,
             vocabulary=work.vocabulary,
             stop_ids=frozenset(work.student.renderer.stop_ids),
+            precision=stage.sampling_precision,
         ),
         generator=torch.Generator().manual_seed(seed),
     )

@@ -92,7 +92,7 @@ def test_decoding_gives_the_logits_of_the_whole_text_while_rows_come_and_go(ours
     rows = [0, 1, 2, 2, 0]
     texts = [list(prompts[row]) for row in rows]
     with torch.inference_mode():
-        decoding, logits = ours.decode(prompts, rows=rows, room=12)
+        decoding, logits = ours.decode(prompts, rows=rows, room=12, dtype=torch.float32)
         for step in range(12):
             expected = torch.stack([theirs(torch.tensor([text])).logits[0, -1] for text in texts])
             assert torch.allclose(logits, expected, atol=2e-5)
@@ -104,6 +104,19 @@ def test_decoding_gives_the_logits_of_the_whole_text_while_rows_come_and_go(ours
                 decoding.keep(kept)
                 texts, ids = [texts[place] for place in kept], ids[kept]
             logits = decoding.step(ids)
+
+
+def test_decoding_in_bfloat16_stays_close_and_keeps_its_cache_in_half_the_memory(ours, theirs):
+    text = torch.randint(0, 97, (20,)).tolist()
+    with torch.inference_mode():
+        decoding, _ = ours.decode([text[:8]], rows=[0], room=12, dtype=torch.bfloat16)
+        for end in range(8, 20):
+            logits = decoding.step(torch.tensor([text[end]]))
+        expected = theirs(torch.tensor([text])).logits[0, -1]
+    assert decoding.keys.dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    difference = (logits[0].log_softmax(-1) - expected.log_softmax(-1)).abs()
+    assert 0 < difference.max() < 0.2
 
 
 def test_a_saved_network_opens_with_transformers_and_again_with_ours(

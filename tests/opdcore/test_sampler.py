@@ -4,8 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from opdcore.contract.errors import BadInput
 from opdcore.contract.job import Participant
 from opdcore.models import decoding, load
+from opdcore.models.decoder_network import DecoderNetwork
 from opdcore.rollouts import Sampling, sample, torch_sampler
 from opdcore.rollouts.rollout import repeats
 from tests.opdcore.model_folders import SHAPES, make_folder
@@ -87,6 +89,16 @@ def test_the_cache_grows_under_long_responses(model, monkeypatch):
     whole = drawn(model, max_tokens=40, stop_ids=frozenset())
     monkeypatch.setattr(decoding, "FIRST_ROOM", 2)
     assert drawn(model, max_tokens=40, stop_ids=frozenset()) == whole
+
+
+def test_bfloat16_is_refused_where_only_transformers_can_decode(model):
+    if isinstance(model.network, DecoderNetwork):
+        rollouts = drawn(model, precision="bfloat16")
+        assert [len(rollout.ids) for rollout in rollouts] == [12] * len(PROMPTS)
+    else:
+        with pytest.raises(BadInput) as refused:
+            drawn(model, precision="bfloat16")
+        assert refused.value.info.field == "recipe.stages.sampling_precision"
 
 
 def test_a_narrow_nucleus_leaves_only_the_most_probable_token(model):
