@@ -18,6 +18,7 @@ from torch import Tensor
 
 from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
+from opdcore.backward import carry_back
 from opdcore.comparison import Buffers, Comparison, between, compare, distribution
 from opdcore.losses import Objective, add_forward, add_reverse, chosen, position_losses
 
@@ -124,7 +125,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
         others = [Side(side.hidden[rows], side.project) for side in sides]
         collected[rows] = _score_chunk(student, others, tokens.at(rows), seen)
     if student_hidden.requires_grad:
-        student_hidden.backward(collected)
+        carry_back(student_hidden, collected)
     loss_sum, counted, initial_kl = seen.totals.tolist()
     return Scored(
         loss_sum=loss_sum,
@@ -181,7 +182,7 @@ def _score_chunk(student: Side, others: list[Side], tokens: _Tokens, seen: _Pass
         tables = [_comparable(side.project(side.hidden), seen) for side in others]
         for rows in _slices(len(own), len(seen.buffers.product)):
             _score_block(own[rows], [table[rows] for table in tables], tokens.at(rows), seen)
-    logits.backward(_as_gradient(own, logits))
+    carry_back(logits, _as_gradient(own, logits))
     return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
 

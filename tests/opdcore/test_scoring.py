@@ -361,3 +361,14 @@ def test_float32_is_exact_to_its_last_digits(spread, offset):
     a = p - q
     expected = p.exp() * (a - exact["reverse_kl"][:, None])
     assert (gradient.double() - expected).norm() / expected.norm() < 1e-4
+
+
+def test_a_known_gradient_is_carried_back_as_torch_carries_it():
+    weight, inputs = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    gradient = torch.randn(5, 4)
+    (inputs @ weight.T).backward(gradient)
+    expected = inputs.grad, weight.grad
+    inputs.grad = weight.grad = None
+    carry_back(inputs @ weight.T, gradient)
+    assert torch.equal(inputs.grad, expected[0])
+    assert torch.equal(weight.grad, expected[1])
