@@ -18,8 +18,8 @@ from torch import Tensor
 
 from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
-from opdcore.backward import carry_back
 from opdcore.comparison import Buffers, Comparison, between, compare, distribution
+from opdcore.known_gradient import carry_back
 from opdcore.losses import Objective, add_forward, add_reverse, chosen, position_losses
 
 Project = Callable[[Tensor], Tensor]
@@ -134,6 +134,37 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
         initial_kl_sum=initial_kl if initial else None,
         alignment=alignments.concatenate(seen.parts),
     )
+
+
+def likelihood(
+    hidden: Float[Tensor, "N H"],
+    project: Project,
+    ids: Int[Tensor, "N"],
+    *,
+    vocabulary: int,
+    loss_scale: float,
+) -> float:
+    """Back-propagate `loss_scale` times the summed negative log-likelihood of `ids`; return the sum.
+
+    Over all that the head can say, which is about `vocabulary` tokens, at temperature 1.
+    dL/dz_j = p_j - [j = id].
+    """
+    collected, total = torch.zeros_like(hidden), 0.0
+    for rows in _slices(len(hidden), rows_per_chunk(vocabulary, hidden.device)):
+        leaf = hidden[rows].detach().requires_grad_()
+        logits = project(leaf)
+        with torch.no_grad():
+            chosen = ids[rows, None]
+            logprobs = logits.float().log_softmax(-1)
+            total -= logprobs.gather(1, chosen).sum(dtype=torch.float64).item()
+            gradient = logprobs.exp_().mul_(loss_scale)
+            own = torch.full(chosen.shape, -loss_scale, device=hidden.device)
+            gradient.scatter_add_(1, chosen, own)
+        logits.backward(gradient.to(logits.dtype))
+        collected[rows] = leaf.grad
+    if hidden.requires_grad:
+        hidden.backward(collected)
+    return total
 
 
 def rows_per_chunk(vocabulary: int, device: torch.device) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from opdcore.alignment import COLUMNS
-from opdcore.backward import carry_back
+from opdcore.known_gradient import carry_back
 from opdcore.projection import linear
 from opdcore.scoring import Side, rows_per_chunk, score
 from tests.opdcore.naive import all_objectives, make_ids, make_logits, make_objective, title
