@@ -53,10 +53,19 @@ class Renderer:
             token_id: token.content
             for token_id, token in files.tokenizer.get_added_tokens_decoder().items()
         }
+        self.special_ids = frozenset(
+            token_id
+            for token_id, token in files.tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        )
         self._template = _compiled(files, rendering)
         self._bytes_of = _piece_reader(files)
         self._trailing = _trailing_special_tokens(files)
         self.stop_ids = tuple(sorted({*stop_ids, *self._known(rendering.extra_stop_ids)}))
+        own = files.special_id("eos_token")
+        self._end = (
+            () if not self.stop_ids else (own if own in self.stop_ids else self.stop_ids[0],)
+        )
 
     @classmethod
     def from_folder(cls, folder: Path | str, rendering: Rendering) -> Renderer:
@@ -92,6 +101,11 @@ class Renderer:
                 "accepts, or set chat_template to none.",
                 field="rendering.chat_template",
             ) from error
+
+    def responses(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Ids of texts as this side would have written them: none of its own before, its end after."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [(*encoding.ids, *self._end) for encoding in encodings]
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = True) -> str:
         """The text of ids; incomplete UTF-8 reads as the replacement character."""

@@ -160,10 +160,10 @@ def likelihood(
             gradient = logprobs.exp_().mul_(loss_scale)
             own = torch.full(chosen.shape, -loss_scale, device=hidden.device)
             gradient.scatter_add_(1, chosen, own)
-        logits.backward(gradient.to(logits.dtype))
+        carry_back(logits, gradient.to(logits.dtype))
         collected[rows] = leaf.grad
     if hidden.requires_grad:
-        hidden.backward(collected)
+        carry_back(hidden, collected)
     return total
 
 

@@ -16,13 +16,13 @@ import torch
 
 from opdcore import alignment as alignments
 from opdcore import traces
-from opdcore.alignment import Alignment
 from opdcore.batches import Batch
 from opdcore.contract.events import ArtifactWritten, Payload, Positions, TraceWritten
 from opdcore.contract.metrics import POSITION_METRICS
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import DistillStage
 from opdcore.files import hash_file
+from opdcore.passes import Passed
 from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout
 from opdcore.rollouts.rollout import repeats
@@ -34,14 +34,12 @@ POSITION_CHUNKS = 4
 
 @dataclass(frozen=True)
 class ScoredStep:
-    """One step after its backward pass; `alignment` has the batches' positions, row after row."""
+    """One step after its backward pass."""
 
     rows: Sequence[int]
     rollouts: Sequence[Rollout]
     grades: Sequence[Grade]
-    loss: float
-    alignment: Alignment
-    batches: Sequence[Batch]
+    passed: Passed
 
     @property
     def tokens(self) -> int:
@@ -54,10 +52,10 @@ def scalars(step: ScoredStep, renderer: Renderer) -> dict[str, float | None]:
     lengths = [len(rollout.ids) for rollout in step.rollouts]
     graded = [grade.correct for grade in step.grades if grade.correct is not None]
     texts = [renderer.decode(rollout.text_ids) for rollout in step.rollouts]
-    sampled = torch.cat([batch.logprobs for batch in step.batches])
-    difference = (sampled - step.alignment.student_logprob.cpu()).abs().mean().item()
+    sampled = torch.cat([batch.logprobs for batch in step.passed.batches])
+    difference = (sampled - step.passed.alignment.student_logprob.cpu()).abs().mean().item()
     return {
-        "loss": step.loss,
+        "loss": step.passed.loss,
         "rollout_accuracy": fmean(graded) if graded else None,
         "rollout_abstained_share": 1 - len(graded) / len(lengths),
         "response_tokens_mean": fmean(lengths),
@@ -66,7 +64,8 @@ def scalars(step: ScoredStep, renderer: Renderer) -> dict[str, float | None]:
         "repetition_rate": fmean(repeats(text) for text in texts),
         "generated_tokens": float(step.tokens),
         "sampler_logprob_difference": difference,
-    } | alignments.summarise(step.alignment)
+        **step.passed.parts,
+    } | alignments.summarise(step.passed.alignment)
 
 
 def position_edges(stage: DistillStage) -> tuple[int, ...]:
@@ -79,9 +78,9 @@ def position_edges(stage: DistillStage) -> tuple[int, ...]:
 def positions(step: ScoredStep, stage: DistillStage) -> Positions:
     """Alignment by position chunk."""
     edges = position_edges(stage)
-    where = torch.cat([batch.positions for batch in step.batches])
-    device = step.alignment.overlap_ratio.device
-    columns = alignments.by_position(step.alignment, where.to(device), edges=edges)
+    where = torch.cat([batch.positions for batch in step.passed.batches])
+    device = step.passed.alignment.overlap_ratio.device
+    columns = alignments.by_position(step.passed.alignment, where.to(device), edges=edges)
     counts = [int(((where >= low) & (where < high)).sum()) for low, high in pairwise(edges)]
     values = {key: tuple(_finite(value) for value in columns[key]) for key in POSITION_METRICS}
     return Positions(edges=edges, positions=tuple(counts), values=values)
@@ -92,8 +91,8 @@ def trace(
     run_dir: Path, key: str, number: int, rollouts: int,
 ) -> Iterator[Payload]:  # fmt: skip
     """Writes the first `rollouts` of step `number` with the values of each of their tokens."""
-    columns = {name: getattr(step.alignment, name).cpu() for name in traces.COLUMNS}
-    spans = _spans(step.batches)
+    columns = {name: getattr(step.passed.alignment, name).cpu() for name in traces.COLUMNS}
+    spans = _spans(step.passed.batches)
     kept = [
         _traced(step, index, prompts[step.rows[index]], renderer, {
             name: column[spans[index]].tolist() for name, column in columns.items()

@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 import torch
 
-from opdcore import checkpoints, prompt_ids, token_maps, verifiers
+from opdcore import checkpoints, demonstrations, prompt_ids, token_maps, verifiers
 from opdcore import prompts as prompt_sets
+from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
 from opdcore.contract.job import Job
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import DistillStage
+from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
 from opdcore.models import LoadedModel, load
@@ -39,14 +41,19 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Workspace:
-    """Everything that a stage works with; `evaluator` is None where nothing can be graded."""
+    """Everything that a stage works with; `evaluator` is None where nothing can be graded.
+
+    `initial` is the student as it was at the run's start, frozen; None where no stage needs it.
+    """
 
     job: Job
     run_dir: Path
     student: LoadedModel
     teacher: LoadedModel
+    initial: LoadedModel | None
     train: tuple[Prompt, ...]
     prompt_ids: PromptIds
+    demonstrations: Demonstrations
     vocabulary: int
     verifier: Verifier | None
     evaluator: Evaluator | None
@@ -74,6 +81,7 @@ def prepare(
 ) -> Iterator[Payload | Workspace]:
     """Yields progress and, last, the workspace; `stack` closes what it opened."""
     _refuse_unheeded(job)
+    _refuse_experiments(job)
     device = pick_device(job)
     train = prompt_sets.read(job.prompt_sets.train, field="prompt_sets.train")
     held_out_file = job.prompt_sets.held_out
@@ -91,6 +99,8 @@ def prepare(
     vocabulary = _shared_vocabulary(student, teacher)
     _check_recipe(job, vocabulary)
     ids = yield from _render_train(job, train, student, teacher)
+    demonstrated = _demonstrations(job, train, student)
+    initial = _initial_student(job, device)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation, judge=job.judge))
     evaluator = None
     if held_out and (verifier is not None or job.recipe.goal.target_metric != "accuracy"):
@@ -107,7 +117,18 @@ def prepare(
         if job.recipe.evaluation.teacher:
             _check_held_out(job, evaluator, teacher, "teacher")
     yield Workspace(
-        job, run_dir, student, teacher, train, ids, vocabulary, verifier, evaluator, stop
+        job=job,
+        run_dir=run_dir,
+        student=student,
+        teacher=teacher,
+        initial=initial,
+        train=train,
+        prompt_ids=ids,
+        demonstrations=demonstrated,
+        vocabulary=vocabulary,
+        verifier=verifier,
+        evaluator=evaluator,
+        stop=stop,
     )
 
 
@@ -130,6 +151,19 @@ def _refuse_unheeded(job: Job) -> None:
         if given:
             raise BadInput(
                 "job.unheeded", "This version does not use it.", remedy="Leave it out.", field=field
+            )
+
+
+def _refuse_experiments(job: Job) -> None:
+    """What is offered in the laboratory only is refused everywhere else."""
+    for index, stage in enumerate(job.recipe.stages):
+        used = experimental_uses(stage)
+        if used and job.lab_version is None:
+            raise BadInput(
+                "recipe.experimental",
+                f"{used[0]} is {getattr(stage, used[0])}, which is an experiment.",
+                remedy="Run it on the laboratory's pair, or leave it at its default.",
+                field=f"recipe.stages.{index}.{used[0]}",
             )
 
 
@@ -184,6 +218,32 @@ def _render_train(
                 field="prompt_sets.train",
             )
     return ids
+
+
+def _demonstrations(job: Job, train: tuple[Prompt, ...], student: LoadedModel) -> Demonstrations:
+    """Those of all rows that a stage learns from."""
+    encoded: Demonstrations = {}
+    for index, stage in enumerate(job.recipe.stages):
+        if isinstance(stage, DistillStage) and stage.gold_sft_weight:
+            encoded |= demonstrations.encode(
+                prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index),
+                train,
+                student.renderer,
+                field=f"recipe.stages.{index}.gold_sft_weight",
+            )
+    return encoded
+
+
+def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
+    """The student once more, as it is before any step; None where no stage compares with it."""
+    stages = [stage for stage in job.recipe.stages if isinstance(stage, DistillStage)]
+    if not any(stage.needs_initial for stage in stages):
+        return None
+    initial = load(job.student, device=device, field="student")
+    if job.start is not None:
+        checkpoints.start_from(job.start, initial.model)
+    initial.model.requires_grad_(requires_grad=False)
+    return initial
 
 
 def _check_held_out(job: Job, evaluator: Evaluator, side: LoadedModel, field: str) -> None:

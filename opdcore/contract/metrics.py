@@ -34,8 +34,32 @@ METRICS: dict[str, Metric] = {
         "loss",
         "down",
         "nat",
-        "Mean of the objective over generated tokens. With form sampled it is the surrogate whose "
-        "gradient is followed, and its value says little: look at the token reward.",
+        "Mean of the objective over the generated tokens that are trained on, with all that is "
+        "added to it. With form sampled it is the surrogate whose gradient is followed, and its "
+        "value says little: look at the token reward.",
+    ),
+    "initial_kl": Metric(
+        "KL to the start",
+        "loss",
+        "neither",
+        "nat",
+        "KL(student || student at the run's start), full vocabulary; null where the recipe does not "
+        "compare with it.",
+    ),
+    "gold_nll": Metric(
+        "Demonstrations",
+        "loss",
+        "down",
+        "nat",
+        "Negative log-likelihood of the step's demonstrations, mean over their tokens; null where "
+        "the recipe learns from none.",
+    ),
+    "trained_share": Metric(
+        "Tokens trained on",
+        "loss",
+        "neither",
+        None,
+        "Share of generated tokens that are neither masked nor passed over by a selection.",
     ),
     "overlap_ratio": _alignment(
         "Overlap ratio",

@@ -273,7 +273,8 @@ class DistillStage(Document):
         group="objective",
         level="experimental",
         help="Which of the other tokens are trained on: all, those where the student's entropy is "
-        "high, where its KL to the teacher is, or where either is (2604.14084).",
+        "high, where its KL to the teacher is, or where either is (2604.14084). The loss stays "
+        "divided by all of them.",
     )
     selection_entropy_nats: float = knob(
         0.5,
@@ -453,6 +454,11 @@ class DistillStage(Document):
         level="advanced",
         help="How many rollouts such a step keeps.",
     )
+
+    @property
+    def needs_initial(self) -> bool:
+        """Whether the student as it was at the run's start takes part in the loss."""
+        return self.initial_kl_weight > 0 or self.extrapolation != 1
 
     @field_validator("form", "normalisation", "sampled_loss", mode="before")
     @classmethod

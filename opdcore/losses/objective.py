@@ -41,8 +41,3 @@ class Objective:
     token_selection: TokenSelection
     selection_entropy_nats: float
     selection_kl_nats: float
-
-    @property
-    def needs_initial(self) -> bool:
-        """Whether the student as it was at the run's start takes part."""
-        return self.initial_kl_weight > 0 or self.extrapolation != 1.0

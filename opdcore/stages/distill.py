@@ -13,14 +13,10 @@ objective at every response position, and updates the weights. Simplifications, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 import torch
 
-from opdcore import alignment as alignments
 from opdcore import checkpoints, step_report
-from opdcore.alignment import Alignment
-from opdcore.batches import Batch, cut, response_hidden
 from opdcore.checkpoints import Saved
 from opdcore.contract.errors import EngineFailure
 from opdcore.contract.events import ArtifactDropped, ArtifactWritten, Logged, metrics
@@ -28,10 +24,9 @@ from opdcore.contract.recipe import DistillStage
 from opdcore.device import peak_memory_bytes
 from opdcore.evaluation import grade
 from opdcore.gauges import Clock
-from opdcore.losses import Objective
 from opdcore.order import draw, seed_of
+from opdcore.passes import back_propagate
 from opdcore.rollouts import Rollout, Sampling, sample
-from opdcore.scoring import score
 from opdcore.step_report import ScoredStep
 from opdcore.tuning import Tuning, Update
 from opdcore.workspace import Line, Workspace
@@ -58,12 +53,12 @@ def distill(
         clock.lap("grade_seconds")
 
         tuning.optimizer.forget_gradients()
-        loss, alignment, batches = _score(stage, work, rows, rollouts)
+        passed = back_propagate(stage, work, rows, rollouts)
         clock.lap("train_seconds")
-        update = tuning.update(step, loss)
+        update = tuning.update(step, passed.loss)
         clock.lap("update_seconds")
 
-        scored = ScoredStep(rows, rollouts, grades, loss, alignment, batches)
+        scored = ScoredStep(rows, rollouts, grades, passed)
         values = step_report.scalars(scored, work.student.renderer) | clock.seconds
         values |= {
             "grad_norm": update.grad_norm,
@@ -75,7 +70,7 @@ def distill(
         yield Line(metrics(values), step)
         yield Line(step_report.positions(scored, stage), step)
         if not update.made:
-            raise _nonfinite(update, loss, step)
+            raise _nonfinite(update, passed.loss, step)
         if alarm := tuning.alarm():
             yield Line(Logged(level="warning", message=alarm), step)
 
@@ -86,11 +81,6 @@ def distill(
             yield from _checkpoint(stage, work, tuning, stage_index, step)
             saved_step = step
     tuning.finish()
-
-
-def objective_of(stage: DistillStage) -> Objective:
-    """The knobs that the losses know."""
-    return Objective(**{field.name: getattr(stage, field.name) for field in fields(Objective)})
 
 
 def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int) -> list[Rollout]:
@@ -107,35 +97,6 @@ def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int
         ),
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def _score(
-    stage: DistillStage, work: Workspace, rows: Sequence[int], rollouts: Sequence[Rollout]
-) -> tuple[float, Alignment, list[Batch]]:
-    """Runs both models over the rollouts and back-propagates the mean loss of all positions."""
-    sides = [[work.prompt_ids[row][side] for row in rows] for side in (0, 1)]
-    batches = list(cut(rollouts, sides, tokens=stage.micro_batch_tokens))
-    total = sum(len(rollout.ids) for rollout in rollouts)
-    loss_sum, parts = 0.0, []
-    for batch in batches:
-        student_hidden = response_hidden(work.student, batch, side=0)
-        with torch.no_grad():
-            teacher_hidden = response_hidden(work.teacher, batch, side=1)
-        part = score(
-            student_hidden,
-            work.student.project,
-            teacher_hidden,
-            work.teacher.project,
-            batch.sampled_ids.to(work.student.device),
-            objective=objective_of(stage),
-            k=stage.k,
-            vocabulary=work.vocabulary,
-            temperature=stage.temperature,
-            loss_scale=1 / total,
-        )
-        loss_sum += part.loss_sum
-        parts.append(part.alignment)
-    return loss_sum / total, alignments.concatenate(parts), batches
 
 
 def _trace(

@@ -1,0 +1,122 @@
+"""One step's forward and backward passes: every model over the rollouts, every part of the loss.
+
+Whatever a step trains on leaves its gradient in the student's weights here. It knows nothing of
+sampling, of optimizers, or of the steps before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from opdcore import alignment as alignments
+from opdcore.alignment import Alignment
+from opdcore.batches import Batch, cut, response_hidden
+from opdcore.contract.recipe import DistillStage
+from opdcore.losses import Objective
+from opdcore.models import LoadedModel
+from opdcore.rollouts import Rollout
+from opdcore.scoring import Scored, Side, likelihood, score
+from opdcore.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a step's passes told: the loss, its parts, and the alignment at the batches' positions."""
+
+    loss: float
+    parts: dict[str, float | None]
+    alignment: Alignment
+    batches: Sequence[Batch]
+
+
+def objective_of(stage: DistillStage) -> Objective:
+    """The knobs that the losses know."""
+    return Objective(**{field.name: getattr(stage, field.name) for field in fields(Objective)})
+
+
+def back_propagate(
+    stage: DistillStage, work: Workspace, rows: Sequence[int], rollouts: Sequence[Rollout]
+) -> Passed:
+    """Back-propagates the mean loss of the step's trained tokens, and that of its demonstrations."""
+    sides = [[work.prompt_ids[row][side] for row in rows] for side in (0, 1)]
+    batches = list(cut(rollouts, sides, tokens=stage.micro_batch_tokens))
+    masked = _masked_ids(stage, work.student)
+    kept = sum(int((~torch.isin(batch.sampled_ids, masked)).sum()) for batch in batches)
+    scored = [_score(stage, work, batch, masked, scale=1 / max(1, kept)) for batch in batches]
+    positions = sum(one.positions for one in scored)
+    loss = sum(one.loss_sum for one in scored) / max(1, kept)
+    gold = _demonstrated(stage, work, rows) if stage.gold_sft_weight else None
+    return Passed(
+        loss=loss + stage.gold_sft_weight * (gold or 0.0),
+        parts={
+            "initial_kl": _mean([one.initial_kl_sum for one in scored], positions),
+            "gold_nll": gold,
+            "trained_share": sum(one.trained for one in scored) / positions,
+        },
+        alignment=alignments.concatenate([one.alignment for one in scored]),
+        batches=batches,
+    )
+
+
+def _score(
+    stage: DistillStage, work: Workspace, batch: Batch, masked: Tensor, *, scale: float
+) -> Scored:
+    """One micro-batch: what it measures is of all its tokens, what it trains of the others alone."""
+    device = work.student.device
+    student_hidden = response_hidden(work.student, batch, side=0)
+    with torch.no_grad():
+        teacher_hidden = response_hidden(work.teacher, batch, side=1)
+        initial = None
+        if work.initial is not None and stage.needs_initial:
+            hidden = response_hidden(work.initial, batch, side=0)
+            initial = Side(hidden, work.initial.project)
+    return score(
+        student_hidden,
+        work.student.project,
+        teacher_hidden,
+        work.teacher.project,
+        batch.sampled_ids.to(device),
+        objective=objective_of(stage),
+        k=stage.k,
+        vocabulary=work.vocabulary,
+        temperature=stage.temperature,
+        loss_scale=scale,
+        initial=initial,
+        trained=(~torch.isin(batch.sampled_ids, masked)).to(device) if len(masked) else None,
+    )
+
+
+def _demonstrated(stage: DistillStage, work: Workspace, rows: Sequence[int]) -> float:
+    """Mean negative log-likelihood of the step's demonstrations, by their own tokens."""
+    chosen = sorted(set(rows))
+    responses = [work.demonstrations[row][: stage.max_response_tokens] for row in chosen]
+    written = [Rollout(i, ids, (0.0,) * len(ids), True) for i, ids in enumerate(responses)]
+    prompts = [[work.prompt_ids[row][0] for row in chosen]]
+    total = sum(len(ids) for ids in responses)
+    scale = stage.gold_sft_weight / total
+    summed = sum(
+        likelihood(
+            response_hidden(work.student, batch, side=0),
+            work.student.project,
+            batch.sampled_ids.to(work.student.device),
+            vocabulary=work.vocabulary,
+            loss_scale=scale,
+        )
+        for batch in cut(written, prompts, tokens=stage.micro_batch_tokens)
+    )
+    return summed / total
+
+
+def _masked_ids(stage: DistillStage, student: LoadedModel) -> Tensor:
+    stops, special = set(student.renderer.stop_ids), student.renderer.special_ids
+    chosen = {"none": set(), "special": special - stops, "special_and_stop": special | stops}
+    return torch.tensor(sorted(chosen[stage.token_mask]), dtype=torch.long)
+
+
+def _mean(sums: Sequence[float | None], positions: int) -> float | None:
+    known = [one for one in sums if one is not None]
+    return sum(known) / positions if len(known) == len(sums) else None
