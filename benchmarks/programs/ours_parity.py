@@ -1,7 +1,7 @@
 """The student's gradient in a step of `opdcore.run(job)`, with the responses that it was computed on.
 
-Where the optimizer is about to step, its weights are replaced by their gradients and the gradients by 0:
-the update then changes nothing, and the run's output is the gradient, under a checkpoint's own names.
+Where the optimizer would step, the weights are replaced by their gradients: so the run's output is the
+gradient, under a checkpoint's own names.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import torch
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 import opdcore
 from benchmarks.programs import gauge
 from benchmarks.programs.ours_step import Knobs, job
 from opdcore.contract.recipe import Divergence
+from opdcore.optimizer import AdamW
 
 # By name of the divergence: our knobs. Those that this version's recipe does not know are left out.
 KNOBS: dict[str, Knobs] = {
@@ -29,7 +29,7 @@ KNOBS: dict[str, Knobs] = {
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """Leaves NAME/output (the gradient) and responses.json in the spec's folder; says each loss."""
-    register_optimizer_step_pre_hook(_leave_gradients)
+    AdamW.step = _leave_gradients
     folder = Path(spec["folder"])
     known = [name for name in KNOBS if KNOBS[name]["divergence"] in get_args(Divergence)]
     losses, responses = {}, []
@@ -58,11 +58,9 @@ def _step(spec: dict[str, Any], knobs: Knobs, run_dir: Path) -> tuple[float, lis
 
 
 @torch.no_grad()
-def _leave_gradients(optimizer: Optimizer, *_: object) -> None:
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            weight.copy_(weight.grad)
-            weight.grad.zero_()
+def _leave_gradients(optimizer: AdamW, _learning_rate: float) -> None:
+    for weight in optimizer.parameters:
+        weight.copy_(weight.grad)
 
 
 if __name__ == "__main__":
