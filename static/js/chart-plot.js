@@ -84,6 +84,11 @@ function stepIncrements() {
   return powers.flatMap((power) => [power, 2 * power, 5 * power]);
 }
 
+/* A single point stands at the left of one step, where the next one will come. */
+function xRange(low, high) {
+  return low === high && low !== null ? [low, low + 1] : [low, high];
+}
+
 function yRange(fixed, store) {
   return (_, low, high) => {
     if (fixed) return fixed;
@@ -174,7 +179,7 @@ export function plot(host, store, { fixed, format, onCursor }) {
       points: { size: 7, width: 1.5 },
       y: false,
     },
-    scales: { x: { time: false }, y: { range: yRange(fixed, store) } },
+    scales: { x: { time: false, range: (_, low, high) => xRange(low, high) }, y: { range: yRange(fixed, store) } },
     axes: axes(colours, format),
     series: [{}, ...lines(store, colours), ...edges(store)],
     bands: bands(store, colours),

@@ -39,6 +39,8 @@ class SeriesChart extends HTMLElement {
       rootMargin: AHEAD,
     });
     this.sight.observe(this);
+    this.printed = () => this.undrawn && this.draw();
+    addEventListener("beforeprint", this.printed);
     this.load();
   }
 
@@ -47,6 +49,7 @@ class SeriesChart extends HTMLElement {
     document.documentElement.removeEventListener("theme-change", this.rethemed);
     this.sizes.disconnect();
     this.sight.disconnect();
+    removeEventListener("beforeprint", this.printed);
     cancelAnimationFrame(this.frame);
     this.plot?.destroy();
     this.plot = null;

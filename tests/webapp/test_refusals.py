@@ -37,7 +37,7 @@ def test_a_fault_of_ours_is_a_page_too(browse, member, project, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("webapp.views.account.render", broken)
+    monkeypatch.setattr("webapp.views.projects.render", broken)
     client = browse(member)
     client.raise_request_exception = False
     answer = client.get(reverse("members"))

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,11 +12,19 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 
 from opdcore.contract.errors import ErrorInfo
-from opdcore.contract.events import Evaluated, JobFinished, JobStarted, Logged, Positions, metrics
+from opdcore.contract.events import (
+    ArtifactKind,
+    Evaluated,
+    JobFinished,
+    JobStarted,
+    Logged,
+    Positions,
+    metrics,
+)
 from opdcore.contract.metrics import METRICS, POSITION_METRICS
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Artifact, Comment
-from webapp.services import run_report, traces
+from webapp.services import run_files, run_report, traces
 from webapp.views.run_charts import GROUPS
 
 PARTS = ("", "status/", "figures/", "positions/", "samples/", "log/", "artifacts/", "details/")
@@ -234,6 +243,18 @@ def test_a_file_is_not_found_under_another_run(browse, viewer, run, project):
     other = make_running(project=project)
     answer = browse(viewer).get(f"/runs/{other.public_id}/artifacts/{artifact.pk}/")
     assert answer.status_code == 404
+
+
+def test_every_kind_of_file_has_a_heading():
+    assert set(run_files.NAMES) == set(get_args(ArtifactKind))
+
+
+def test_files_stand_by_kind_the_output_first(browse, viewer, run):
+    add_artifact(run, "checkpoints/1/state.json", b"{}", kind="checkpoint")
+    add_artifact(run, "output/config.json", b"{}")
+    page = browse(viewer).get(f"/runs/{run.public_id}/artifacts/").content.decode()
+    assert page.index("<h3>Output</h3>") < page.index("<h3>Checkpoints</h3>")
+    assert page.count(" open>") == 1
 
 
 def test_the_output_is_one_archive(browse, viewer, run):

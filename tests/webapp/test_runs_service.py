@@ -38,6 +38,12 @@ def test_a_launch_queues_a_run_with_a_snapshot_and_wakes_a_worker(
     assert (entry.actor, entry.object_id) == (member, run.public_id)
 
 
+def test_runs_without_a_name_are_told_apart_by_a_number(project, member):
+    chosen = parts(project)
+    names = [runs.launch(actor=member, **chosen).name for _ in range(3)]
+    assert names == ["pair - Sums", "pair - Sums 2", "pair - Sums 3"]
+
+
 def test_a_viewer_may_not_launch(project, viewer):
     with pytest.raises(PermissionDenied, match="role Member"):
         runs.launch(actor=viewer, **parts(project))
@@ -95,9 +101,22 @@ def test_a_teacher_with_tags_is_refused_before_the_launch(project, member):
     assert not Run.objects.exists()
 
 
+def test_an_experiment_is_refused_outside_the_laboratory(project, member):
+    stage = {**RECIPE["stages"][0], "form": "sampled", "sampled_loss": "k3"}
+    chosen = parts(project)
+    chosen["recipe"] = make_recipe(project, "k3", document={**RECIPE, "stages": [stage]})
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, **chosen)
+    assert caught.value.info.field == "recipe.stages.0.sampled_loss"
+    chosen["pair"].lab_version = "1"
+    assert runs.launch(actor=member, **chosen).status == "queued"
+
+
 def test_several_teachers_are_refused_before_the_launch(project, member):
     chosen = parts(project)
-    PairTeacher.objects.create(pair=chosen["pair"], model=make_model(project, "another"), position=1)
+    PairTeacher.objects.create(
+        pair=chosen["pair"], model=make_model(project, "another"), position=1
+    )
     with pytest.raises(runs.LaunchRefused) as caught:
         runs.launch(actor=member, **chosen)
     assert caught.value.info.code == "launch.several_teachers"

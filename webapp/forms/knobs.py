@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from django import forms
 from pydantic.fields import FieldInfo
 
-from opdcore.contract.document import Document
+from opdcore.contract.document import Document, Level
 
 GROUP_LABELS = {
     "goal": "Goal",
@@ -30,20 +30,35 @@ GROUP_LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class KnobGroup:
-    """Knobs that belong together: the basic ones, and the advanced ones that fold away."""
+    """Knobs that belong together: the basic ones, and two folds, the second for the laboratory alone."""
 
     label: str
     basic: tuple[forms.BoundField, ...]
     advanced: tuple[forms.BoundField, ...]
+    experimental: tuple[forms.BoundField, ...]
 
     @property
-    def changed_advanced(self) -> int:
-        """How many advanced knobs are not at their default, so that nothing hides in the fold."""
-        return sum(_is_changed(field) for field in self.advanced)
+    def folds(self) -> list[Fold]:
+        """The folds that hold a knob."""
+        named = (("Advanced", self.advanced), ("Only with a laboratory pair", self.experimental))
+        return [Fold(title, fields) for title, fields in named if fields]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Knobs that fold away."""
+
+    title: str
+    fields: tuple[forms.BoundField, ...]
+
+    @property
+    def changed(self) -> int:
+        """How many are not at their default, so that nothing hides in the fold."""
+        return sum(_is_changed(field) for field in self.fields)
 
     @property
     def has_errors(self) -> bool:
-        return any(field.errors for field in self.advanced)
+        return any(field.errors for field in self.fields)
 
 
 class KnobForm(forms.Form):
@@ -76,7 +91,7 @@ class KnobForm(forms.Form):
     def _by_level(
         self, knobs: dict[str, FieldInfo], group: str
     ) -> Iterator[tuple[forms.BoundField, ...]]:
-        for level in ("basic", "advanced"):
+        for level in get_args(Level):
             yield tuple(
                 self[name]
                 for name, knob in knobs.items()
@@ -138,7 +153,7 @@ def _plain_field(knob: FieldInfo) -> forms.Field:
     if kind is bool:
         return forms.BooleanField(required=False)
     if get_origin(kind) is Literal:
-        choices = [(one, label_of(str(one))) for one in get_args(kind)]
+        choices = [(one, _choice_label(one, knob)) for one in get_args(kind)]
         return forms.CharField(widget=forms.Select(choices=choices))
     if get_origin(kind) is tuple:
         inner, _ = _unwrapped(get_args(kind)[0])
@@ -149,6 +164,12 @@ def _plain_field(knob: FieldInfo) -> forms.Field:
     mode = {int: "numeric", float: "decimal"}[kind]
     attrs = {"inputmode": mode, "autocomplete": "off", "spellcheck": "false"}
     return forms.CharField(required=not optional, widget=forms.TextInput(attrs))
+
+
+def _choice_label(choice: object, knob: FieldInfo) -> str:
+    label = label_of(str(choice))
+    only_there = choice in _extra(knob).get("experimental", ())
+    return f"{label} (only with a laboratory pair)" if only_there else label
 
 
 def _unwrapped(annotation: Any) -> tuple[Any, bool]:  # noqa: ANN401 (a type expression)

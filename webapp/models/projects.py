@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Self
 
 from django.conf import settings
@@ -101,3 +102,13 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verb} {self.object_kind} {self.object_id}"
+
+    @property
+    def kind_words(self) -> str:
+        """The kind of object as people call it, such as `prompt set`."""
+        return re.sub("(?<=[a-z])(?=[A-Z])", " ", self.object_kind).lower()
+
+    @property
+    def verb_words(self) -> str:
+        """What was done, in words."""
+        return self.verb.replace("_", " ")

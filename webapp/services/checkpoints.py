@@ -173,13 +173,18 @@ def _inspected(folder: Path) -> ModelCard:
         ) from error
 
 
+def _source(model: RegisteredModel) -> str:
+    """Where a model comes from, as the audit log says it."""
+    return f"run {model.run.public_id}" if model.run else model.path or model.repo
+
+
 def _create(name: str, *, project: Project, actor: User, **fields: object) -> RegisteredModel:
     try:
         with transaction.atomic():
             model = RegisteredModel.objects.create(
                 project=project, created_by=actor, name=name.strip()[:120], **fields
             )
-            detail = {"name": model.name, "source": model.path or model.repo}
+            detail = {"name": model.name, "source": _source(model)}
             audit.record(actor, "create", project=project, about=model, detail=detail)
     except IntegrityError as error:
         raise BadInput(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from django.conf import settings
 
+from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.inspection import ModelCard
@@ -31,6 +32,7 @@ def problems(
         *_of_held_out(recipe, held_out),
         *_of_judge(recipe),
         *_of_stages(pair, recipe),
+        *_of_experiments(pair, recipe),
         *_of_disk(pair, recipe),
     ]
 
@@ -161,6 +163,20 @@ def _of_stages(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
                 f"student's context of {student.context_length} together with a prompt.",
                 remedy="Lower max_response_tokens.",
                 field=f"recipe.stages.{index}.max_response_tokens",
+            )
+
+
+def _of_experiments(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+    """What is offered in the laboratory only; the job would refuse it elsewhere too."""
+    if pair.lab_version:
+        return
+    for index, stage in enumerate(recipe.stages):
+        for name in experimental_uses(stage):
+            yield ErrorInfo(
+                code="recipe.experimental",
+                message=f"{name} is {getattr(stage, name)}, which is an experiment.",
+                remedy="Choose a laboratory pair, or leave it at its default.",
+                field=f"recipe.stages.{index}.{name}",
             )
 
 

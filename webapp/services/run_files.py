@@ -9,6 +9,9 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from django.core.files.storage import FileSystemStorage, storages
@@ -18,6 +21,30 @@ from webapp.models import Artifact, Run
 
 PIECE_BYTES = 1 << 20
 LOG_TAIL_BYTES = 32 << 10
+# Every kind of the contract by its heading, in the order of what people look for.
+NAMES = {
+    "output": "Output",
+    "evaluation": "Evaluations",
+    "trace": "Traces",
+    "log": "Logs",
+    "checkpoint": "Checkpoints",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The files of one kind."""
+
+    kind: str
+    files: list[Artifact]
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.kind]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
 
 
 class _Pipe:
@@ -39,9 +66,14 @@ class _Pipe:
 
 
 def kept(run: Run) -> list[Artifact]:
-    """Files that can be downloaded, by kind and key."""
+    """Files that can be downloaded: what people look for first comes first."""
     found = Artifact.objects.kept().filter(run=run).exclude(storage_key="")
-    return list(found.order_by("kind", "key"))
+    return sorted(found, key=lambda file: (list(NAMES).index(file.kind), file.key))
+
+
+def groups(files: Iterable[Artifact]) -> list[Group]:
+    """Files that are already in order, by kind."""
+    return [Group(kind, list(of_kind)) for kind, of_kind in groupby(files, attrgetter("kind"))]
 
 
 def output(run: Run) -> list[Artifact]:

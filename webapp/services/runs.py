@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
@@ -65,7 +66,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     run = Run.objects.create(
         project=project,
         created_by=actor,
-        name=name.strip()[:120] or _name(pair, recipe),
+        name=name.strip()[:120] or _name(pair, recipe, project),
         pair=pair,
         recipe=recipe,
         train_set=train,
@@ -324,8 +325,13 @@ def _resources(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _name(pair: Pair, recipe: Recipe) -> str:
-    return pair.name if recipe.name == pair.name else f"{pair.name} - {recipe.name}"[:120]
+def _name(pair: Pair, recipe: Recipe, project: Project) -> str:
+    """The pair's and the recipe's name; with a number, from the second run that is called so."""
+    stem = pair.name if recipe.name == pair.name else f"{pair.name} - {recipe.name}"
+    stem = stem[:110]
+    called_so = Q(name=stem) | Q(name__startswith=f"{stem} ")
+    known = Run.objects.filter(called_so, project=project).count()
+    return f"{stem} {known + 1}" if known else stem
 
 
 def _same_project(project: Project, **parts: Owned | None) -> None:

@@ -95,6 +95,7 @@ def artifacts(request: HttpRequest, public_id: str) -> HttpResponse:
     context = {
         "run": run,
         "files": files,
+        "groups": run_files.groups(files),
         "has_output": any(file.kind == "output" for file in files),
         "models": run.output_models.all(),
         "may_edit": allows(request.user, "edit", run.project),
