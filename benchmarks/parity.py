@@ -48,7 +48,7 @@ def _compare() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         spec = {
             "pair": str(PAIR.folder), "folder": folder, "batch": BATCH, "max_tokens": MAX_TOKENS,
-            "learning_rate": 1e-5, "weight_decay": 0.0, "device": "cpu", "peer_accumulation": 1,
+            "learning_rate": 1e-5, "weight_decay": 0.0, "device": "cpu", "passes": 1,
         }  # fmt: skip
         ours = cells.run("ours_parity", spec)
         peer = cells.run("peer_parity", {**spec, "names": list(ours["losses"])})

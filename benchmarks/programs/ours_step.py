@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import opdcore
+from benchmarks.pairs import PROMPT_TOKENS
 from benchmarks.programs import gauge
 from opdcore.contract.job import Job
 
@@ -43,6 +44,7 @@ def job(spec: dict[str, Any], *, steps: int, knobs: Knobs | None = None) -> Job:
     stage = {
         "kind": "distill", "steps": steps, "form": "full", "divergence": "reverse",
         "prompts_per_step": spec["batch"], "rollouts_per_prompt": 1,
+        "micro_batch_tokens": spec["batch"] // spec["passes"] * (PROMPT_TOKENS + spec["max_tokens"]),
         "max_response_tokens": spec["max_tokens"], "learning_rate": spec["learning_rate"],
         "weight_decay": spec["weight_decay"], "checkpoint_steps": FAR, "trace_steps": FAR,
     }  # fmt: skip

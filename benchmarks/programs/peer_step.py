@@ -59,11 +59,10 @@ def trainer(
     torch.set_num_threads(spec["threads"])
     pair = Path(spec["pair"])
     lines = (pair / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    accumulation = spec["peer_accumulation"]
     tuned = {
         "output_dir": spec["work"], "use_cpu": spec["device"] == "cpu", "bf16": False,
-        "gradient_checkpointing": False, "gradient_accumulation_steps": accumulation,
-        "per_device_train_batch_size": spec["batch"] // accumulation,
+        "gradient_checkpointing": False, "gradient_accumulation_steps": spec["passes"],
+        "per_device_train_batch_size": spec["batch"] // spec["passes"],
         "max_completion_length": spec["max_tokens"], "temperature": 1.0, "beta": 1.0,
         "learning_rate": spec["learning_rate"], "weight_decay": spec["weight_decay"],
         "lr_scheduler_type": "constant", "max_grad_norm": 1.0, "shuffle_dataset": False,
