@@ -32,7 +32,6 @@ class Plan:
     steps: int
     train_rollouts_at_once: int  # rollouts of one forward and backward pass
     logits_rows_at_once: int  # positions whose logits are held at once
-    shared_vocabulary: int
     sample_rollouts_at_once: int | None = None  # None: all rollouts of a step
     weights_dtype: str = "float32"
     teacher_dtype: str = "float32"
@@ -190,10 +189,9 @@ def _logits_row(card: ModelCard) -> int:
 
 
 def _logits_chunk_bytes(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> int:
-    """Both sides' logits, then both sides' logprobs and the student's gradient at the shared ids."""
+    """Both sides' logits; the student's gradient takes their place."""
     widest = max((one.padded_vocabulary for one in teachers), default=0)
-    logits = student.padded_vocabulary + widest
-    return plan.logits_rows_at_once * (logits + 3 * plan.shared_vocabulary) * _FLOAT32_BYTES
+    return plan.logits_rows_at_once * (student.padded_vocabulary + widest) * _FLOAT32_BYTES
 
 
 def _activation_bytes(student: ModelCard, plan: Plan) -> int:

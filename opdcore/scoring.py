@@ -20,17 +20,10 @@ from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
 from opdcore.comparison import Buffers, Comparison, between, compare, distribution
 from opdcore.known_gradient import carry_back
+from opdcore.logits_chunks import rows_per_block, rows_per_chunk
 from opdcore.losses import Objective, add_forward, add_reverse, chosen, position_losses
 
 Project = Callable[[Tensor], Tensor]
-
-# Bytes of one chunk's two tables of float32 logits, and the rows that a chunk has at least and at
-# most: matrix products are slow with few rows, and gain nothing from more.
-_CHUNK_BYTES = {"cpu": 112 * 2**20, "cuda": 4 * 2**30}
-_FEWEST_ROWS, _MOST_ROWS = 32, {"cpu": 256, "cuda": 8192}
-
-# Entries of one block's table. A comparison reads two such tables and writes four.
-_BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**27}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +112,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
         parts=[],
     )
     for rows in _slices(
-        len(student_hidden), chunk_rows or rows_per_chunk(vocabulary, student_hidden.device)
+        len(student_hidden), chunk_rows or rows_per_chunk(vocabulary, student_hidden.device.type)
     ):
         student = Side(student_hidden[rows], project_student)
         others = [Side(side.hidden[rows], side.project) for side in sides]
@@ -150,7 +143,7 @@ def likelihood(
     dL/dz_j = p_j - [j = id].
     """
     collected, total = torch.zeros_like(hidden), 0.0
-    for rows in _slices(len(hidden), rows_per_chunk(vocabulary, hidden.device)):
+    for rows in _slices(len(hidden), rows_per_chunk(vocabulary, hidden.device.type)):
         leaf = hidden[rows].detach().requires_grad_()
         logits = project(leaf)
         with torch.no_grad():
@@ -167,15 +160,8 @@ def likelihood(
     return total
 
 
-def rows_per_chunk(vocabulary: int, device: torch.device) -> int:
-    """Return how many positions fit the byte budget of one chunk on this kind of device."""
-    kind = "cuda" if device.type == "cuda" else "cpu"
-    fitting = _CHUNK_BYTES[kind] // (2 * 4 * vocabulary)
-    return min(max(_FEWEST_ROWS, fitting), _MOST_ROWS[kind])
-
-
 def _buffers(vocabulary: int, like: Tensor) -> Buffers:
-    rows = max(1, _BLOCK_ENTRIES["cuda" if like.is_cuda else "cpu"] // vocabulary)
+    rows = max(1, min(rows_per_block(vocabulary, like.device.type), len(like)))
     return Buffers.like(like.new_empty(0, vocabulary, dtype=torch.float32), rows=rows)
 
 

@@ -58,7 +58,6 @@ def make_plan(**overrides: object) -> Plan:
         steps=10,
         train_rollouts_at_once=2,
         logits_rows_at_once=16,
-        shared_vocabulary=600,
     )
     return replace(plan, **overrides)  # type: ignore[arg-type]
 
@@ -83,7 +82,7 @@ def test_memory_of_training_by_hand() -> None:
     assert rows["gradients"] == 4e6
     saved = 4 * 64 + 2 * 64 + 2 * 32 + 3 * 128
     assert rows["activations"] == 2 * 150 * (2 * saved + 128) * 4
-    assert rows["logits chunk"] == 16 * (640 + 640 + 3 * 600) * 4
+    assert rows["logits chunk"] == 16 * (640 + 640) * 4
     assert "KV cache" not in rows
     assert result.peak_memory_bytes == round(sum(rows.values()))
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from opdcore.alignment import COLUMNS
 from opdcore.known_gradient import carry_back
+from opdcore.logits_chunks import rows_per_chunk
 from opdcore.projection import linear
-from opdcore.scoring import Side, rows_per_chunk, score
+from opdcore.scoring import Side, score
 from tests.opdcore.naive import all_objectives, make_ids, make_logits, make_objective, title
 from tests.opdcore.test_alignment import measure
 from tests.opdcore.test_losses import losses_and_gradient
@@ -242,7 +243,7 @@ def test_a_head_narrower_than_the_vocabulary_is_refused():
 
 
 def test_chunks_hold_enough_rows_for_a_matrix_product_at_any_vocabulary():
-    assert [rows_per_chunk(v, torch.device("cpu")) for v in (400, 32_000, 152_000, 10**7)] == [
+    assert [rows_per_chunk(v, "cpu") for v in (400, 32_000, 152_000, 10**7)] == [
         256, 256, 96, 32,
     ]  # fmt: skip
 

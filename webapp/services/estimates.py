@@ -12,14 +12,12 @@ from opdcore.contract.recipe import DistillStage
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.estimate import Estimate, Plan, Throughput, assumed_throughput, estimate
 from opdcore.inspection import ModelCard
+from opdcore.logits_chunks import rows_per_chunk
 from webapp.models import Device, Pair, Run
 
 # What a device sustains in float32 training, in operations and bytes a second; of a whole host's
 # processor, and of a data-centre GPU without tensor cores' short formats.
 SUSTAINED: dict[str, tuple[float, float]] = {"cpu": (4e10, 1e10), "cuda": (2e13, 1e12)}
-# Bytes of the tables of one chunk of logits, of which scoring holds about ten.
-LOGITS_BYTES: dict[str, int] = {"cpu": 256 << 20, "cuda": 4 << 30}
-LOGITS_TABLES = 10
 BYTES_PER_TRACED_TOKEN = 60
 # Least time of one layer at one position, whatever its size: starting its kernels.
 SECONDS_PER_LAYER = 0.0005
@@ -100,8 +98,10 @@ def _of_stage(
     kind: str,
 ) -> tuple[Estimate, Throughput]:
     student, teachers = cards
+    if stage.needs_initial:
+        teachers = [*teachers, student]
     plan = _plan(student, stage, pair, longest_prompt=longest_prompt, kind=kind)
-    throughput = _throughput(cards, plan, kind)
+    throughput = _throughput((student, teachers), plan, kind)
     return estimate(student, teachers, plan=plan, throughput=throughput), throughput
 
 
@@ -150,18 +150,12 @@ def _plan(
         expected_response_tokens=stage.max_response_tokens * EXPECTED_LENGTH_SHARE,
         steps=stage.steps,
         train_rollouts_at_once=max(1, stage.micro_batch_tokens // sequence),
-        logits_rows_at_once=_logits_rows(shared, kind),
-        shared_vocabulary=shared,
+        logits_rows_at_once=rows_per_chunk(shared, kind),
         lora_rank=stage.lora_rank if stage.tuning == "lora" else None,
         resume_states_kept=stage.keep_checkpoints,
         weights_kept=0,
         trace_bytes=traced_tokens * BYTES_PER_TRACED_TOKEN,
     )
-
-
-def _logits_rows(vocabulary: int, kind: str) -> int:
-    budget = LOGITS_BYTES.get(kind, LOGITS_BYTES["cpu"])
-    return max(1, budget // (LOGITS_TABLES * 4 * vocabulary))
 
 
 def _tokens(stage: DistillStage) -> float:
