@@ -6,27 +6,27 @@ from typing import Any
 
 from benchmarks.programs import gauge, loss_inputs
 from opdcore import alignment
-from opdcore.losses import Objective
+from opdcore.contract.recipe import DistillStage
+from opdcore.passes import objective_of
+from opdcore.projection import linear
 from opdcore.scoring import score
-
-K = 16
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """A lap is one pass, its gradients and the metrics' means included."""
-    given = loss_inputs.make(spec)
+    given, stage = loss_inputs.make(spec), DistillStage(form="full", divergence="reverse")
     marks, loss = gauge.Gauge(spec["device"]), 0.0
     marks.loaded()
     for _ in range(spec["warmup"] + spec["measured"]):
         given["student_hidden"].grad = given["student_head"].grad = None
         scored = score(
             given["student_hidden"],
-            lambda hidden: hidden @ given["student_head"].T,
+            lambda hidden: linear(hidden, given["student_head"]),
             given["teacher_hidden"],
-            lambda hidden: hidden @ given["teacher_head"].T,
+            lambda hidden: linear(hidden, given["teacher_head"]),
             given["sampled_ids"],
-            objective=Objective("full", "reverse", "student", "stop_gradient", K),
-            k=K,
+            objective=objective_of(stage),
+            k=stage.k,
             vocabulary=spec["vocabulary"],
             temperature=1.0,
             loss_scale=1 / spec["positions"],
