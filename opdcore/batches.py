@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opdcore.contract.recipe import Precision
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout
 
@@ -71,12 +72,16 @@ def _cuts(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
     return spans[::-1]
 
 
-def response_hidden(model: LoadedModel, batch: Batch, *, side: int) -> Tensor:
-    """Hidden states (N, H) from which each response token of the batch is predicted.
+def response_hidden(
+    model: LoadedModel, batch: Batch, *, side: int, precision: Precision = "float32"
+) -> Tensor:
+    """Hidden states (N, H), float32, from which each response token of the batch is predicted.
 
     Padding is on the right, where no valid position can see it, so that no mask is needed.
     """
-    hidden = model.hidden(batch.ids[side].to(model.device))
+    lower = precision != "float32"
+    with torch.autocast(model.device.type, getattr(torch, precision), enabled=lower):
+        hidden = model.hidden(batch.ids[side].to(model.device)).float()
     return hidden.reshape(-1, hidden.shape[-1])[batch.columns[side].to(model.device)]
 
 

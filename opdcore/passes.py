@@ -67,12 +67,13 @@ def _score(
 ) -> Scored:
     """One micro-batch: what it measures is of all its tokens, what it trains of the others alone."""
     device = work.student.device
-    student_hidden = response_hidden(work.student, batch, side=0)
+    precision = stage.precision
+    student_hidden = response_hidden(work.student, batch, side=0, precision=precision)
     with torch.no_grad():
-        teacher_hidden = response_hidden(work.teacher, batch, side=1)
+        teacher_hidden = response_hidden(work.teacher, batch, side=1, precision=precision)
         initial = None
         if work.initial is not None and stage.needs_initial:
-            hidden = response_hidden(work.initial, batch, side=0)
+            hidden = response_hidden(work.initial, batch, side=0, precision=precision)
             initial = Side(hidden, work.initial.project)
     return score(
         student_hidden,
@@ -100,7 +101,7 @@ def _demonstrated(stage: DistillStage, work: Workspace, rows: Sequence[int]) -> 
     scale = stage.gold_sft_weight / total
     summed = sum(
         likelihood(
-            response_hidden(work.student, batch, side=0),
+            response_hidden(work.student, batch, side=0, precision=stage.precision),
             work.student.project,
             batch.sampled_ids.to(work.student.device),
             vocabulary=work.vocabulary,

@@ -31,7 +31,7 @@ SampledLoss = Literal["policy_gradient", "k2", "k3"]
 TokenMask = Literal["none", "special", "special_and_stop"]
 TokenSelection = Literal["all", "entropy", "divergence", "either"]
 Tuning = Literal["full", "lora"]
-SamplingPrecision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -309,7 +309,7 @@ class DistillStage(Document):
         level="advanced",
         help="Nucleus of rollouts; below 1 the rollouts are slightly off-policy.",
     )
-    sampling_precision: SamplingPrecision = knob(
+    sampling_precision: Precision = knob(
         "float32",
         group="sampling",
         level="advanced",
@@ -389,6 +389,13 @@ class DistillStage(Document):
         le=1e6,
         level="advanced",
         help="The gradient is scaled down to this norm.",
+    )
+    precision: Precision = knob(
+        "float32",
+        group="optimizer",
+        level="advanced",
+        help="Precision in which both models' layers are computed when rollouts are scored. With bfloat16, "
+        "for GPUs, weights, gradients, optimizer, logits and losses stay float32.",
     )
     micro_batch_tokens: int = knob(
         16_384,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opdcore.contract.recipe import SamplingPrecision
+from opdcore.contract.recipe import Precision
 from opdcore.models import LoadedModel
 from opdcore.rollouts.draws import draw
 from opdcore.rollouts.rollout import Rollout
@@ -33,7 +33,7 @@ class Sampling:
     top_p: float
     vocabulary: int
     stop_ids: frozenset[int]
-    precision: SamplingPrecision = "float32"
+    precision: Precision = "float32"
 
 
 @torch.inference_mode()

@@ -98,3 +98,19 @@ def test_weights_that_stand_still_are_told_once(tmp_path):
         told.append(tuning.alarm())
     assert [bool(text) for text in told] == [False, False, True, False, False, False]
     assert "learning rate" in told[2]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma"])
+def test_layers_in_bfloat16_leave_the_rest_in_float32_and_the_loss_close(tmp_path, kind):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        pair = [make_folder(tmp_path / f"{precision}-{side}", kind) for side in ("a", "b")]
+        recipe = make_recipe(steps=2, precision=precision)
+        job = make_job(tmp_path, pair=pair, recipe=recipe, held_out=False)
+        run_dir = tmp_path / f"run-{precision}"
+        steps = by_kind(events_of(job, run_dir), "metrics")
+        losses[precision] = [step.payload.values["loss"] for step in steps]
+        saved = load_file(run_dir / WEIGHTS)
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"][0] == pytest.approx(losses["float32"][0], rel=0.05, abs=1e-3)
