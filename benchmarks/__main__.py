@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import engine, main_job, records
+from benchmarks import engine, main_job, objectives, records
 
-BENCHMARKS = {"main-job": main_job, "bench": engine}
+BENCHMARKS = {"main-job": main_job, "bench": engine, "objectives": objectives}
 
 
 def main() -> None:
