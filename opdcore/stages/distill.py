@@ -5,7 +5,7 @@ objective at every response position, and updates the weights. Simplifications, 
 
 - strictly on-policy: one update for each batch of rollouts, so no importance weights, no clipping;
 - one student and one teacher on one device, in float32, without dropout;
-- every generated token weighs the same: the loss is a sum over positions divided by their number in
+- every token trained on weighs the same: the loss is a sum over positions divided by their number in
   the whole step, so how a step is cut into micro-batches changes nothing;
 - everything random is seeded by (seed, stage, step), so a resumed run needs no generator's state.
 """
