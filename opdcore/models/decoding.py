@@ -97,12 +97,9 @@ class DecoderDecoding:
         self.keys = weight.new_empty(*heads, shape.head_dim, capacity)
         self.values = weight.new_empty(*heads, capacity, shape.head_dim)
         self.padding = torch.tensor([self.width - width for width in widths], device=weight.device)
-        places = torch.arange(self.limit, device=weight.device)
-        self.tables = decoder.rotary(places)
-        self.hidden: Tensor | None = None  # (B, 1, 1, T): what a row may not look at, if anything
-        if bool(self.padding.any()):
-            outside = places < self.padding[:, None]
-            self.hidden = outside[:, None, None].to(weight.dtype) * _HIDDEN
+        self.padded = bool(self.padding.any())
+        self.tables = decoder.rotary(torch.arange(self.limit, device=weight.device))
+        self._view()
 
     def step(self, ids: Tensor) -> Tensor:
         """Append one id to each row (B,); the logits (B, V) of what follows."""
@@ -110,12 +107,14 @@ class DecoderDecoding:
             self._grow()
         cosines, signed_sines = (table[self.width - self.padding] for table in self.tables)
         x = self.decoder.model.embed_tokens(ids)
-        for index, weights in enumerate(self.layers):
-            queries = self._remember(index, weights, x, cosines, signed_sines)
-            x = x + weights.output(self._gather(index, queries))
-            gate, up = weights.gate_up(self._normalised(x, weights.before_feed_forward)).chunk(
-                2, -1
-            )
+        for weights, keys, values in zip(self.layers, self.row_keys, self.row_values, strict=True):
+            heads = self._heads(weights, x)
+            turned = kernels.turned(heads[:, : -self.shape.kv_heads], cosines, signed_sines)
+            keys.select(3, self.width).copy_(turned[:, self.shape.heads :])
+            values.select(2, self.width).copy_(heads[:, -self.shape.kv_heads :])
+            x = x + weights.output(self._gather(turned[:, : self.shape.heads], keys, values))
+            inner = weights.gate_up(self._normalised(x, weights.before_feed_forward))
+            gate, up = inner.chunk(2, -1)
             x = x + weights.down(functional.silu(gate).mul_(up))
         self.width += 1
         return self.head(self._normalised(x, self.decoder.model.norm.weight)).float()
@@ -128,52 +127,63 @@ class DecoderDecoding:
             old, new = torch.tensor(moved, device=self.keys.device).unbind(1)
             self.keys[:, new, :, :, : self.width] = self.keys[:, old, :, :, : self.width]
             self.values[:, new, :, : self.width] = self.values[:, old, :, : self.width]
-        chosen = torch.tensor(rows, device=self.keys.device)
-        self.padding = self.padding[chosen]
-        if self.hidden is not None:
-            self.hidden = self.hidden[chosen]
+        self.padding = self.padding[torch.tensor(rows, device=self.keys.device)]
+        self._view()
 
     def fill(self, index: int, keys: Tensor, values: Tensor) -> None:
         """Put a layer's keys and values (B, T, K, D) of the prompts in place."""
         self.keys[index, :, :, :, : self.width] = keys.permute(0, 2, 3, 1)
         self.values[index, :, :, : self.width] = values.transpose(1, 2)
 
-    def _remember(
-        self, index: int, weights: _LayerWeights, x: Tensor, cosines: Tensor, signed_sines: Tensor
-    ) -> Tensor:
-        """Write each row's key and value; its queries (B * K, group, D), already scaled."""
-        shape, rows = self.shape, slice(self.rows)
+    def _heads(self, weights: _LayerWeights, x: Tensor) -> Tensor:
+        """Queries, keys and values (B, heads + 2 K, D) of the residual stream x (B, width)."""
+        shape = self.shape
         heads = weights.qkv(self._normalised(x, weights.before_attention))
         heads = heads.view(self.rows, -1, shape.head_dim)
-        turning, values = heads[:, : -shape.kv_heads], heads[:, -shape.kv_heads :]
         if weights.head_norm is not None:
-            turning = self._normalised(turning, weights.head_norm)
-        turning = kernels.turned(turning, cosines, signed_sines)
-        self.keys[index, rows, :, :, self.width] = turning[:, shape.heads :]
-        self.values[index, rows, :, self.width] = values
-        queries = (turning[:, : shape.heads] * shape.head_dim**-0.5).to(self.keys.dtype)
-        return queries.reshape(self.rows * shape.kv_heads, -1, shape.head_dim)
+            turning = heads[:, : -shape.kv_heads]
+            inverse = kernels.inverse_rms(turning.float(), shape.epsilon)
+            turning.copy_((turning * inverse).mul_(weights.head_norm))
+        return heads
 
-    def _gather(self, index: int, queries: Tensor) -> Tensor:
-        """What the queries find in the cache, (B, heads * D)."""
-        rows, end = slice(self.rows), self.width + 1
-        scores = torch.bmm(queries, self.keys[index, rows].flatten(0, 1)[:, :, :end])
-        if self.hidden is not None:
-            by_row = scores.view(self.rows, self.shape.kv_heads, -1, end)
-            by_row += self.hidden[..., :end]
-        shares = scores.softmax(-1)
-        found = torch.bmm(shares, self.values[index, rows].flatten(0, 1)[:, :end])
+    def _gather(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """What the queries (B, heads, D) find in a layer's cache, (B, heads * D)."""
+        asked = queries.to(keys.dtype).reshape(
+            self.rows * self.shape.kv_heads, -1, queries.shape[2]
+        )
+        end = self.width + 1
+        scores = torch.baddbmm(
+            self.hidden[..., :end] if self.padded else self.hidden,
+            asked,
+            keys.flatten(0, 1).narrow(2, 0, end),
+            beta=int(self.padded),
+            alpha=self.shape.head_dim**-0.5,
+        )
+        found = torch.bmm(scores.softmax(-1), values.flatten(0, 1).narrow(1, 0, end))
         return found.view(self.rows, -1)
 
     def _normalised(self, x: Tensor, weight: Tensor) -> Tensor:
-        x = x.float()
-        normalised = (x * kernels.inverse_rms(x, self.shape.epsilon)).mul_(weight)
+        normalised = functional.rms_norm(x, weight.shape, weight, self.shape.epsilon)
         return normalised.to(self.keys.dtype)
 
     def _grow(self) -> None:
         more = min(2 * self.width, self.limit) - self.width
         self.keys = functional.pad(self.keys[:, : self.rows], (0, more))
         self.values = functional.pad(self.values[:, : self.rows], (0, 0, 0, more))
+        self._view()
+
+    def _view(self) -> None:
+        """Look anew at the rows that go on: each layer's cache, and what is hidden from each row.
+
+        `hidden` is (B * K, 1, T) where prompts differ in length, and otherwise only a place holder.
+        """
+        self.row_keys = [keys[: self.rows] for keys in self.keys]
+        self.row_values = [values[: self.rows] for values in self.values]
+        self.hidden = self.keys.new_zeros(1, 1, 1)
+        if self.padded:
+            places = torch.arange(self.limit, device=self.keys.device)
+            outside = (places < self.padding[:, None]).to(self.keys.dtype) * _HIDDEN
+            self.hidden = outside.repeat_interleave(self.shape.kv_heads, 0)[:, None]
 
 
 def decode(

@@ -17,7 +17,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Normalise: x / sqrt(mean(x^2) + epsilon) * weight over the last dimension (arXiv 1910.07467)."""
     if x.is_cuda:
         return functional.rms_norm(x, weight.shape, weight, epsilon)
-    normalised: Tensor = _RMSNorm.apply(x.float(), weight, epsilon)
+    normalised: Tensor = _RMSNorm.apply(x.to(weight.dtype), weight, epsilon)
     return normalised
 
 
