@@ -16,10 +16,10 @@ from statistics import fmean
 import torch
 
 from opdcore.contract.errors import BadInput
+from opdcore.contract.evaluation import Evaluation, Goal, TargetMetric
 from opdcore.contract.events import ArtifactWritten, Evaluated, ModelRole, Payload, Progress
 from opdcore.contract.outcome import Outcome, Scores, judge, mean_interval
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.recipe import Evaluation, Goal, TargetMetric
 from opdcore.files import write_bytes
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout, Sampling, sample

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from opdcore.contract.errors import BadInput
+from opdcore.contract.evaluation import Evaluation, VerifierName
 from opdcore.contract.job import JudgeEndpoint
-from opdcore.contract.recipe import Evaluation, VerifierName
 from opdcore.verifiers.choice import Choice
 from opdcore.verifiers.exact import Exact
 from opdcore.verifiers.grading import Attempt, Grade, Verifier

@@ -12,8 +12,8 @@ import pytest
 
 from opdcore import verifiers
 from opdcore.contract.errors import BadInput
+from opdcore.contract.evaluation import Evaluation
 from opdcore.contract.job import JudgeEndpoint
-from opdcore.contract.recipe import Evaluation
 from opdcore.verifiers import Attempt, Grade, judge
 from opdcore.verifiers.grading import NO_REFERENCE
 from opdcore.verifiers.judge import (

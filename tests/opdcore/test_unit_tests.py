@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from opdcore import verifiers
-from opdcore.contract.recipe import Evaluation
+from opdcore.contract.evaluation import Evaluation
 from opdcore.verifiers import Grade
 from opdcore.verifiers.sandbox.examination import NO_MODULE, NO_PYTHON
 from opdcore.verifiers.sandbox.server import UNFINISHED

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from opdcore import verifiers
+from opdcore.contract.evaluation import Evaluation, VerifierName
 from opdcore.contract.job import JudgeEndpoint
-from opdcore.contract.recipe import Evaluation, VerifierName
 from opdcore.verifiers import Attempt
 from opdcore.verifiers.math import Math
 from opdcore.verifiers.pool import DIED, TIMED_OUT
@@ -243,7 +243,7 @@ while True:
 def test_importing_the_verifiers_loads_neither_torch_nor_math_verify():
     program = (
         "import sys, opdcore.verifiers as v\n"
-        "from opdcore.contract.recipe import Evaluation\n"
+        "from opdcore.contract.evaluation import Evaluation\n"
         "with v.open(Evaluation(verifier='numeric')): pass\n"
         "print({'torch', 'transformers', 'math_verify', 'sympy'} & set(sys.modules))"
     )

@@ -10,8 +10,9 @@ from django import forms
 from django.http import QueryDict
 from pydantic import ValidationError
 
-from opdcore.contract.recipe import Evaluation, Goal, Stage
+from opdcore.contract.evaluation import Evaluation, Goal
 from opdcore.contract.recipe import Recipe as RecipeDocument
+from opdcore.contract.recipe import Stage
 from webapp.forms.knobs import KnobForm, label_of
 from webapp.services.recipe_faults import Fault, faults_of
 
