@@ -17,7 +17,7 @@ from benchmarks.cells import Protocol
 from benchmarks.pairs import Pair
 from benchmarks.records import Row, Rows
 
-FULL = Protocol(pairs=5, warmup=2, measured=20)
+FULL = Protocol(pairs=5, warmup=2, measured=12)
 QUICK = Protocol(pairs=1, warmup=1, measured=3)
 LEARNING = {"learning_rate": 1e-5, "weight_decay": 0.01}
 # The shapes of Qwen2.5's 0.5B student and 1.5B teacher.
@@ -87,12 +87,17 @@ WORKLOADS = {
     "distill_step_v1k_4_passes": Workload(
         "step", "seconds", pairs.small(1024), 16, 64, measured=10, passes=4
     ),
-    "distill_step_v32k": Workload("step", "seconds", pairs.small(32_000), 16, 64, measured=10),
+    "distill_step_v32k": Workload("step", "seconds", pairs.small(32_000), 16, 64, measured=6),
     "distill_step_v32k_4_passes": Workload(
-        "step", "seconds", pairs.small(32_000), 16, 64, measured=10, passes=4
+        "step", "seconds", pairs.small(32_000), 16, 64, measured=6, passes=4
     ),
     "distill_step_varying": Workload(
-        "step", "seconds_per_1000_tokens", pairs.small(1024, hazard=QUARTER), 16, 256
+        "step",
+        "seconds_per_1000_tokens",
+        pairs.small(1024, hazard=QUARTER),
+        batch=16,
+        max_tokens=256,
+        measured=8,
     ),
     "loss_v152k": Workload("loss", "seconds", measured=2, warmup=1),
     "rollout_cpu": _rollout("qwen2", varying=False),
