@@ -39,7 +39,8 @@ UNITS = {
 class Workload:
     """What one row measures: a program on a pair, at most `warmup` and `measured` laps a process.
 
-    `passes` is in how many equal parts both engines cut a step's rollouts for their gradient.
+    `passes` is in how many equal parts the peer cuts a step's rollouts for their gradient; ours has the
+    room of one such part, in tokens, and cuts as it likes.
     """
 
     program: Program

@@ -18,12 +18,13 @@ from typing import Any
 
 import yaml
 
-from benchmarks.records import ROOT, Row, Rows
+from benchmarks.records import ROOT, Row, Rows, circumstances
 from opdcore.contract.job import Job
 from opdcore.lab import record
 
 SEEDS = range(8)
 STEPS = 60
+PROMPTS = 32
 K = 4
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "unnormalised": {"form": "top_k", "normalisation": "unnormalised", "k": K},
@@ -39,14 +40,15 @@ KEPT = ROOT / "state" / "bench" / "objectives"
 
 
 def collapse() -> list[Row]:
-    """A row for each objective and seed; runs made before by the same definition are not made again."""
+    """A row for each objective and seed; runs made before at the same commit are not made again."""
     KEPT.mkdir(parents=True, exist_ok=True)
     return [_row(name, seed) for seed in SEEDS for name in OBJECTIVES]
 
 
 def _row(name: str, seed: int) -> Row:
     job = _job(OBJECTIVES[name], seed)
-    digest = hashlib.sha256(job.model_dump_json().encode()).hexdigest()[:16]
+    told = job.model_dump_json() + circumstances()["commit"]
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
     kept = KEPT / f"{name}-{seed}-{digest}.json"
     if not kept.exists():
         kept.write_text(json.dumps(_measured(job)), encoding="utf-8")
@@ -69,7 +71,7 @@ def _measured(job: Job) -> dict[str, float]:
     outcome = events[-1]["payload"]["outcome"]
     keys = ("truncation_rate", "response_tokens_mean", "overlap_mass_student", "student_entropy")
     last = {key: fmean(values[key] for values in steps[-LAST_STEPS:]) for key in keys}
-    return {key: outcome[key] for key in ("before", "teacher", "after", "recovery")} | last
+    return {key: outcome[key] for key in ("before", "after")} | last
 
 
 def _collapsed(measured: Mapping[str, float]) -> bool:
@@ -81,9 +83,9 @@ def _job(objective: Mapping[str, Any], seed: int) -> Job:
     folder = record.shipped("sums")
     recipe = yaml.safe_load((ROOT / "recipes" / "laboratory-sums.yaml").read_text("utf-8"))
     recipe["seed"] = seed
-    recipe["evaluation"]["prompts"] = 256
+    recipe["evaluation"]["teacher"] = False
     cadence = {"evaluate_steps": 0, "checkpoint_steps": STEPS, "trace_steps": STEPS}
-    recipe["stages"][0].update(objective, steps=STEPS, **cadence)
+    recipe["stages"][0].update(objective, steps=STEPS, prompts_per_step=PROMPTS, **cadence)
     return Job.model_validate(
         {
             "run_id": f"objective-{seed}",
@@ -110,7 +112,7 @@ def summarise(rows: Rows) -> dict[str, Any]:
 
 
 def _summary(name: str, rows: Sequence[Row]) -> dict[str, Any]:
-    keys = ("after", "recovery", "truncation_rate", "response_tokens_mean", "overlap_mass_student")
+    keys = ("before", "after", "truncation_rate", "response_tokens_mean", "overlap_mass_student")
     return {
         "objective": name,
         "runs": len(rows),

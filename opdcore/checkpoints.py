@@ -124,6 +124,8 @@ def start_from(start: StartCheckpoint, model: nn.Module) -> None:
         raise _bad_start("start.unreadable", f"{file} cannot be read: {error}.") from error
     if start.sha256 is not None and hash_file(file).sha256 != start.sha256:
         raise _bad_start("start.changed", f"{file} does not have the hash that the job names.")
+    if any(".base_layer." in name for name in tensors):
+        raise _bad_start("start.adapters", f"{file} holds adapters that are not merged yet.")
     for name, target in _weights(model).items():
         if name not in tensors or tensors[name].shape != target.shape:
             shape = list(target.shape)
@@ -132,7 +134,7 @@ def start_from(start: StartCheckpoint, model: nn.Module) -> None:
 
 
 def _bad_start(code: str, message: str) -> BadInput:
-    remedy = "Name a checkpoint or an output of a run with the same student."
+    remedy = "Name an output, or a checkpoint of full tuning, of a run with the same student."
     return BadInput(code, message, remedy=remedy, field="start")
 
 

@@ -109,7 +109,7 @@ class Evaluator:
             what = f"evaluating the {role}"
             yield Progress(what=what, done=start, total=len(self.prompts), unit="prompts")
             chunk = self.prompts[start : start + PROMPTS_AT_ONCE]
-            answered = self._answer(model, chunk, start)
+            answered = self._answer(model, role, chunk, start)
             grades += grade(
                 self.verifier, model, answered, [chunk[r.prompt_index // n] for r in answered]
             )
@@ -118,7 +118,9 @@ class Evaluator:
         yield self._write(name, scored)
         yield self._evaluated(role, scored, Counter(_abstentions(grades)))
 
-    def _answer(self, model: LoadedModel, prompts: Sequence[Prompt], start: int) -> list[Rollout]:
+    def _answer(
+        self, model: LoadedModel, role: ModelRole, prompts: Sequence[Prompt], start: int
+    ) -> list[Rollout]:
         n = self.evaluation.samples_per_prompt
         ids = [rendered.ids for rendered in model.renderer.render_many(prompts) for _ in range(n)]
         # One seed for every evaluation: the same draws before and after narrow their difference.
@@ -127,7 +129,8 @@ class Evaluator:
             max_tokens=self.evaluation.max_response_tokens,
             temperature=self.evaluation.temperature,
             top_p=self.evaluation.sampling_top_p,
-            vocabulary=self.vocabulary,
+            # The student never learns to write what the pair does not share; the teacher may end by it.
+            vocabulary=self.vocabulary if role == "student" else model.card.vocabulary,
             stop_ids=frozenset(model.renderer.stop_ids),
         )
         return sample(model, ids, sampling=sampling, generator=generator)

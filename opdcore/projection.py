@@ -17,7 +17,7 @@ from torch.nn import functional
 
 def through(head: nn.Module, hidden: Tensor) -> Tensor:
     """Return the head's logits; a plain linear head in training gathers its own gradient."""
-    if torch.is_grad_enabled() and type(head) is nn.Linear:
+    if torch.is_grad_enabled() and isinstance(head, nn.Linear):
         return linear(hidden, head.weight, head.bias)
     logits: Tensor = head(hidden)
     return logits

@@ -203,8 +203,8 @@ def _one_sided_warning(found: _Differences) -> Iterator[PairWarning]:
             code="pair.one_sided_tokens",
             message=f"{len(found.one_sided)} ids are tokens of one side only, the first is "
             f"{first.id} ({_shown(first.student or first.teacher)}).",
-            consequence=f"Logits are compared over the first {found.shared} ids; a token beyond "
-            "them that the student samples is left out of the loss.",
+            consequence=f"Logits are compared and rollouts drawn over the first {found.shared} ids; "
+            "a token beyond them is never written.",
         )
 
 
@@ -280,7 +280,8 @@ def _unlearnt_stop_warning(student: _Side, found: _Differences) -> Iterator[Pair
         yield PairWarning(
             code="pair.stop_beyond_shared",
             message=f"The student ends by {beyond[0]}, beyond the {found.shared} shared ids.",
-            consequence="The teacher cannot teach when to stop.",
+            consequence="It is never written: without another stop id every rollout runs to its "
+            "limit.",
         )
 
 

@@ -25,7 +25,8 @@ from opdcore.contract.recipe import DistillStage
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
-from opdcore.models import LoadedModel, load
+from opdcore.models import LoadedModel, adapters, load
+from opdcore.models.network import Network
 from opdcore.prompt_ids import PromptIds
 from opdcore.verifiers.grading import Verifier
 
@@ -97,7 +98,7 @@ def prepare(
     teacher.model.requires_grad_(requires_grad=False)
     yield Progress(what="loading models", done=2, total=2, unit="models")
     vocabulary = _shared_vocabulary(student, teacher)
-    _check_recipe(job, vocabulary)
+    _check_recipe(job, vocabulary, student.network)
     ids = yield from _render_train(job, train, student, teacher)
     demonstrated = _demonstrations(job, train, student)
     initial = _initial_student(job, device)
@@ -152,6 +153,14 @@ def _refuse_unheeded(job: Job) -> None:
             raise BadInput(
                 "job.unheeded", "This version does not use it.", remedy="Leave it out.", field=field
             )
+    devices = sorted({name for one in job.resources.values() for name in one.devices})
+    if len(devices) > 1:
+        raise BadInput(
+            "resources.several",
+            f"{', '.join(devices)} were given; this version runs both models on one device.",
+            remedy="Name one device.",
+            field="resources",
+        )
 
 
 def _refuse_experiments(job: Job) -> None:
@@ -184,15 +193,37 @@ def _shared_vocabulary(student: LoadedModel, teacher: LoadedModel) -> int:
     return report.shared_vocabulary
 
 
-def _check_recipe(job: Job, vocabulary: int) -> None:
+def _check_recipe(job: Job, vocabulary: int, network: Network) -> None:
     for index, stage in enumerate(job.recipe.stages):
-        if isinstance(stage, DistillStage) and stage.k > vocabulary:
-            raise BadInput(
-                "recipe.k_above_vocabulary",
-                f"k is {stage.k}, but the pair shares only {vocabulary} tokens.",
-                remedy=f"Lower k to at most {vocabulary}; 16 is usual.",
-                field=f"recipe.stages.{index}.k",
-            )
+        if isinstance(stage, DistillStage):
+            _check_stage(stage, vocabulary, network, field=f"recipe.stages.{index}")
+
+
+def _check_stage(stage: DistillStage, vocabulary: int, network: Network, *, field: str) -> None:
+    """What depends on the pair as well as on the knobs; `field` names the stage."""
+    if stage.k > vocabulary:
+        raise BadInput(
+            "recipe.k_above_vocabulary",
+            f"k is {stage.k}, but the pair shares only {vocabulary} tokens.",
+            remedy=f"Lower k to at most {vocabulary}; 16 is usual.",
+            field=f"{field}.k",
+        )
+    if stage.form == "top_k" and stage.support == "symmetric_difference" and stage.k == vocabulary:
+        raise BadInput(
+            "recipe.k_leaves_nothing",
+            f"With k {stage.k}, the whole vocabulary, the symmetric difference is always empty.",
+            remedy="Lower k; 16 is usual.",
+            field=f"{field}.k",
+        )
+    if stage.tuning == "lora":
+        adapters.targets(network, field=f"{field}.tuning")
+    if getattr(torch, stage.sampling_precision) not in network.decodable:
+        raise BadInput(
+            "recipe.sampling_precision",
+            f"{type(network.module).__name__} cannot be sampled in {stage.sampling_precision}.",
+            remedy="Choose float32; Llama, Qwen2 and Qwen3 can do otherwise.",
+            field=f"{field}.sampling_precision",
+        )
 
 
 def _render_train(

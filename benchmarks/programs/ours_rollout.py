@@ -33,7 +33,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     marks, tokens = gauge.Gauge(spec["device"]), []
     marks.loaded()
     for call in range(spec["warmup"] + spec["measured"]):
-        generator = torch.Generator(where).manual_seed(call)
+        generator = torch.Generator().manual_seed(call)
         rollouts = sample(model, ids, sampling=sampling, generator=generator)
         marks.lap()
         tokens.append(sum(len(rollout.ids) for rollout in rollouts))

@@ -213,7 +213,7 @@ class DistillStage(Document):
         "float32",
         group="sampling",
         level="advanced",
-        help="Precision of weights and cache while the student writes. bfloat16 takes half the memory "
+        help="Precision of the layers and their cache while the student writes. bfloat16 halves the cache "
         "and is faster where the processor computes in it; the rollouts then come from a slightly "
         "other student, by as much as sampler_logprob_difference shows.",
     )
@@ -238,7 +238,8 @@ class DistillStage(Document):
         "full",
         group="optimizer",
         help="full: every weight is trained. lora: low-rank adapters on every linear map, merged into "
-        "the weights when the stage is over; far less memory for gradients and optimizer.",
+        "the weights when the stage is over; far less memory for gradients and optimizer. What is no "
+        "linear map, such as experts, stays as it is.",
     )
     learning_rate: float = knob(
         1e-6, group="optimizer", gt=0, le=1, help="Peak learning rate of AdamW under full tuning."

@@ -42,7 +42,7 @@ def cell_refusal(*, form: str, divergence: str, normalisation: str, k: int) -> s
         return None
     if normalisation == "renormalised" and k == 1:
         return (
-            "k: 1 with normalisation renormalised gives a loss that is always 0; "
+            "k: 1 with normalisation renormalised gives a loss that is 0 wherever one token is left; "
             "raise k to at least 4, or choose stop_gradient"
         )
     if normalisation == "unnormalised" and divergence == "jsd":

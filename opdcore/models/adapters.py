@@ -17,6 +17,26 @@ from opdcore.models.network import Network
 _NAME = "default"
 
 
+def targets(network: Network, *, field: str) -> list[str]:
+    """Names of the linear maps that get an adapter: all but the head.
+
+    Raises BadInput, naming `field`, where the architecture has none.
+    """
+    names = [
+        name
+        for name, module in network.module.named_modules()
+        if isinstance(module, nn.Linear) and module is not network.head
+    ]
+    if not names:
+        raise BadInput(
+            "recipe.no_linear_maps",
+            f"{type(network.module).__name__} has no linear maps that an adapter could stand on.",
+            remedy="Choose full tuning.",
+            field=field,
+        )
+    return names
+
+
 def attach(network: Network, *, rank: int, alpha: float, seed: int) -> None:
     """Put an adapter on every linear map but the head; the update is alpha / rank times B A.
 
@@ -25,19 +45,8 @@ def attach(network: Network, *, rank: int, alpha: float, seed: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = [
-        name
-        for name, module in network.module.named_modules()
-        if isinstance(module, nn.Linear) and module is not network.head
-    ]
-    if not targets:
-        raise BadInput(
-            "recipe.no_linear_maps",
-            f"{type(network.module).__name__} has no linear maps that an adapter could stand on.",
-            remedy="Choose full tuning.",
-            field="recipe.stages.tuning",
-        )
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=targets)
+    names = targets(network, field="recipe.stages")
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=names)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network.module, _NAME)

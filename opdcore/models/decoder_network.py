@@ -36,6 +36,10 @@ class DecoderNetwork:
     def head(self) -> nn.Module:
         return self.decoder.lm_head
 
+    @property
+    def decodable(self) -> tuple[torch.dtype, ...]:
+        return torch.float32, torch.bfloat16
+
     def hidden(self, ids: Tensor) -> Tensor:
         hidden: Tensor = self.decoder(ids)
         return hidden

@@ -80,7 +80,7 @@ class _LayerWeights:
 class DecoderDecoding:
     """Rows (B) of a decoder with keys (L, B, K, D, T) and values (L, B, K, T, D) of L layers, K heads.
 
-    Products and cache are of `dtype`, norms and logits of float32.
+    The layers' products and the cache are of `dtype`, norms and logits of float32.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class DecoderDecoding:
         self.decoder, self.shape, self.rows, self.width = decoder, shape, len(widths), max(widths)
         self.limit = self.width + room
         self.layers = [_LayerWeights.of(layer, dtype) for layer in decoder.model.layers]
-        self.head = _Product.of(decoder.lm_head, dtype=dtype)
-        weight = self.head.weights[0]
+        self.head = _Product.of(decoder.lm_head, dtype=torch.float32)
+        weight = torch.empty(0, dtype=dtype, device=decoder.lm_head.weight.device)
         capacity = self.width + min(room, FIRST_ROOM)
         heads = (shape.layers, self.rows, shape.kv_heads)
         self.keys = weight.new_empty(*heads, shape.head_dim, capacity)
@@ -117,7 +117,7 @@ class DecoderDecoding:
             gate, up = inner.chunk(2, -1)
             x = x + weights.down(functional.silu(gate).mul_(up))
         self.width += 1
-        return self.head(self._normalised(x, self.decoder.model.norm.weight)).float()
+        return self.head(self.decoder.model.norm(x))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in this order; only rows that change their place are copied."""

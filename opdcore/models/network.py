@@ -40,12 +40,17 @@ class Network(Protocol):
         """What makes logits of hidden states; a tied one is the embedding."""
         ...
 
+    @property
+    def decodable(self) -> tuple[torch.dtype, ...]:
+        """What `decode` can compute in."""
+        ...
+
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states (B, T, H) of ids (B, T); each position sees those before it."""
         ...
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V padded) of hidden states (..., H)."""
+        """Logits (..., V padded) of hidden states (..., H), which are (N, H) where it is trained."""
         ...
 
     def decode(
@@ -53,8 +58,8 @@ class Network(Protocol):
     ) -> tuple[Decoding, Tensor]:
         """Read each prompt once; row i goes on from prompts[rows[i]] for at most `room` tokens.
 
-        Returns the decoding with the logits (B, V) of each row's first token. Raises BadInput for a
-        `dtype` in which this model cannot decode.
+        Returns the decoding with the logits (B, V) of each row's first token; `dtype` is one of
+        `decodable`.
         """
         ...
 

@@ -54,6 +54,10 @@ class TransformersNetwork:
         head: nn.Module = self.model.get_output_embeddings()
         return head
 
+    @property
+    def decodable(self) -> tuple[torch.dtype, ...]:
+        return (self.model.dtype,)
+
     def hidden(self, ids: Tensor) -> Tensor:
         hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return hidden
@@ -66,13 +70,8 @@ class TransformersNetwork:
     def decode(
         self, prompts: Sequence[Ids], *, rows: Sequence[int], room: int, dtype: torch.dtype
     ) -> tuple[TransformersDecoding, Tensor]:
-        if dtype != self.model.dtype:
-            raise BadInput(
-                "recipe.sampling_precision",
-                f"{type(self.model).__name__} can be sampled in {self.model.dtype} only.",
-                remedy="Choose sampling_precision float32; Llama, Qwen2 and Qwen3 can do otherwise.",
-                field="recipe.stages.sampling_precision",
-            )
+        if dtype not in self.decodable:
+            raise ValueError(f"{type(self.model).__name__} cannot be decoded in {dtype}.")
         decoding = TransformersDecoding(self, [len(prompt) for prompt in prompts], room=room)
         width = decoding.mask.shape[1] - room
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
@@ -128,6 +127,7 @@ def load(folder: Path, *, device: torch.device, field: str) -> TransformersNetwo
     model.to(device)
     network = TransformersNetwork(model.eval())
     _check_projection(network, field)
+    _check_decoding(network, field)
     return network
 
 
@@ -175,3 +175,30 @@ def _check_projection(network: TransformersNetwork, field: str) -> None:
             remedy="Use a Llama, Qwen, GPT-NeoX, Gemma or similar architecture.",
             field=field,
         )
+
+
+@torch.inference_mode()
+def _check_decoding(network: TransformersNetwork, field: str) -> None:
+    """Whether rows can be continued and dropped; recurrent and hybrid layers keep something else."""
+    text = (0, 1, 2, 3)
+    try:
+        decoding, _ = network.decode(
+            [text[:3], text[1:3]], rows=[0, 1], room=1, dtype=network.model.dtype
+        )
+        ours = decoding.step(torch.tensor([3, 3], device=network.model.device))[0]
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        raise _undecodable(network, field) from error
+    theirs = network.model(input_ids=torch.tensor([text], device=network.model.device)).logits[
+        0, -1
+    ]
+    if (ours - theirs).abs().max().item() > PROJECTION_TOLERANCE:
+        raise _undecodable(network, field)
+
+
+def _undecodable(network: TransformersNetwork, field: str) -> BadInput:
+    return BadInput(
+        "model.undecodable",
+        f"{type(network.model).__name__} does not keep plain keys and values of what it has read.",
+        remedy="Use a model whose layers all attend, such as Llama, Qwen, GPT-NeoX or Gemma.",
+        field=field,
+    )

@@ -1,6 +1,6 @@
 """Samples rollouts with torch alone: a decode loop whose rows leave the batch as they end.
 
-A long straggler does not hold the others' memory and time, and a prompt with several rollouts is read
+A long straggler does not hold the others' time, and a prompt with several rollouts is read
 once. Every token of a row is drawn with a number that depends on the row and the position alone, so
 that how rows are batched changes nothing. It knows no recipe and no prompt set.
 """

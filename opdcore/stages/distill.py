@@ -4,7 +4,7 @@ A step samples rollouts from the student, runs both models over them once, back-
 objective at every response position, and updates the weights. Simplifications, on purpose:
 
 - strictly on-policy: one update for each batch of rollouts, so no importance weights, no clipping;
-- one student and one teacher on one device, in float32, without dropout;
+- one student and one teacher on one device, without dropout, their weights in float32;
 - every token trained on weighs the same: the loss is a sum over positions divided by their number in
   the whole step, so how a step is cut into micro-batches changes nothing;
 - everything random is seeded by (seed, stage, step), so a resumed run needs no generator's state.

@@ -74,10 +74,16 @@ def test_logits_are_those_of_transformers(ours, theirs):
         assert torch.allclose(ours.project(ours.hidden(ids)), theirs(ids).logits, atol=2e-5)
 
 
+def test_the_head_gathers_its_weight_gradient_in_place(ours):
+    logits = ours.project(torch.randn(5, 48, requires_grad=True))
+    assert type(logits.grad_fn).__name__ == "_LinearBackward"
+
+
 def test_gradients_are_those_of_transformers_under_the_same_names(ours, theirs):
     ids = torch.randint(0, 97, (3, 40))
     weight = torch.randn(3, 40, 97)
-    (ours.project(ours.hidden(ids)) * weight).sum().backward()
+    logits = ours.project(ours.hidden(ids).flatten(0, 1)).view_as(weight)
+    (logits * weight).sum().backward()
     (theirs(ids).logits * weight).sum().backward()
     expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     found = {name: parameter.grad for name, parameter in ours.module.named_parameters()}

@@ -77,7 +77,7 @@ def test_every_sound_cell_has_a_reference_and_every_biased_one_too():
         ({"form": "sampled", "sampled_loss": "k1"}, "without the teacher"),
         ({"form": "sampled", "divergence": "forward"}, "drawn from the student"),
         ({"form": "sampled", "divergence": "jsd"}, "drawn from the student"),
-        ({"k": 1, "normalisation": "renormalised"}, "always 0"),
+        ({"k": 1, "normalisation": "renormalised"}, "is 0 wherever one token is left"),
         ({"divergence": "jsd", "normalisation": "unnormalised"}, "has none"),
         ({"form": "full", "reward_clamp": 5}, "held constant"),
         ({"normalisation": "tail_bucket", "reward_clamp": 5}, "held constant"),

@@ -14,7 +14,7 @@ from opdcore.contract.job import PromptFile
 from opdcore.device import is_out_of_memory
 from opdcore.execution import _failure
 from tests.opdcore.jobs import events_of, make_job, make_recipe, write_prompts
-from tests.opdcore.model_folders import make_pair
+from tests.opdcore.model_folders import make_folder, make_pair
 
 
 def refused(tmp_path, **changes):
@@ -164,3 +164,26 @@ def test_what_this_version_does_not_use_is_refused_and_not_passed_over(tmp_path,
 def test_a_start_that_is_not_there_is_refused(tmp_path):
     info = refused(tmp_path, start={"path": str(tmp_path / "nowhere")})
     assert (info.code, info.field) == ("start.unreadable", "start")
+
+
+def test_what_the_student_cannot_do_is_refused_before_the_baseline_is_measured(tmp_path):
+    pair = [make_folder(tmp_path / side, "gemma") for side in ("student", "teacher")]
+    recipe = make_recipe(sampling_precision="bfloat16")
+    info = refused(tmp_path, pair=pair, recipe=recipe)
+    assert (info.code, info.field) == (
+        "recipe.sampling_precision", "recipe.stages.0.sampling_precision"
+    )  # fmt: skip
+
+
+def test_several_devices_are_refused_and_not_passed_over(tmp_path):
+    resources = {"train": {"devices": ["cpu"]}, "teacher": {"devices": ["cuda:1"]}}
+    info = refused(tmp_path, resources=resources)
+    assert (info.code, info.field) == ("resources.several", "resources")
+
+
+def test_a_start_with_adapters_that_are_not_merged_is_refused(tmp_path):
+    start = tmp_path / "start"
+    start.mkdir()
+    save_file({"q_proj.base_layer.weight": torch.zeros(2, 2)}, start / "model.safetensors")
+    info = refused(tmp_path, start={"path": str(start)})
+    assert (info.code, info.field) == ("start.adapters", "start")

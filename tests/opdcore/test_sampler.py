@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from opdcore.contract.errors import BadInput
 from opdcore.contract.job import Participant
 from opdcore.models import decoding, load
 from opdcore.models.decoder_network import DecoderNetwork
@@ -91,14 +90,12 @@ def test_the_cache_grows_under_long_responses(model, monkeypatch):
     assert drawn(model, max_tokens=40, stop_ids=frozenset()) == whole
 
 
-def test_bfloat16_is_refused_where_only_transformers_can_decode(model):
+def test_our_own_decoder_samples_in_bfloat16_too(model):
     if isinstance(model.network, DecoderNetwork):
         rollouts = drawn(model, precision="bfloat16")
         assert [len(rollout.ids) for rollout in rollouts] == [12] * len(PROMPTS)
     else:
-        with pytest.raises(BadInput) as refused:
-            drawn(model, precision="bfloat16")
-        assert refused.value.info.field == "recipe.stages.sampling_precision"
+        assert model.network.decodable == (torch.float32,)
 
 
 def test_a_narrow_nucleus_leaves_only_the_most_probable_token(model):
