@@ -192,7 +192,7 @@ def decode(
     *,
     rows: Sequence[int],
     room: int,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype,
 ) -> tuple[DecoderDecoding, Tensor]:
     """Read each prompt once; row i goes on from prompts[rows[i]] for at most `room` tokens.
 

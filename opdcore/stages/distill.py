@@ -128,7 +128,7 @@ def _evaluate(stage: DistillStage, work: Workspace, stage_index: int, step: int)
 
 def _checkpoint(
     stage: DistillStage, work: Workspace, tuning: Tuning, stage_index: int, step: int
-) -> Iterator[Line]:  # fmt: skip
+) -> Iterator[Line]:
     root = work.run_dir / checkpoints.FOLDER
     saved, written = checkpoints.save(
         root,
