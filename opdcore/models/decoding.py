@@ -7,7 +7,7 @@ query wants them. It knows no sampling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from opdcore.models import kernels
 from opdcore.models.adapters import effective_weight
-from opdcore.models.decoder import Attention, Decoder, Layer
+from opdcore.models.decoder import Attention, Decoder, Layer, Norm
 from opdcore.models.network import Ids
 
-# Weights that read the same input are joined, one product for two or three, where copying is cheap.
-JOINED_BYTES = 64 * 2**20
+# Weights are copied where that is cheap: those that read the same input joined, and all of them
+# transposed, since a product with few rows takes half the time then.
+COPIED_BYTES = 64 * 2**20
 # The cache grows by doubling, from this many positions of responses.
 FIRST_ROOM = 256
 # Finite, since a score of -inf everywhere would make a softmax of nothing.
@@ -29,36 +30,55 @@ _HIDDEN = -1e30
 
 @dataclass(frozen=True)
 class _Product:
-    """Linear maps of one input, their outputs side by side."""
+    """Linear maps of one input, their outputs side by side; matrices are (inputs, outputs)."""
 
-    weights: tuple[Tensor, ...]
+    matrices: tuple[Tensor, ...]
     biases: tuple[Tensor | None, ...]
 
     @classmethod
     def of(cls, *linears: nn.Module, dtype: torch.dtype) -> _Product:
-        weights = tuple(effective_weight(linear).to(dtype) for linear in linears)
+        matrices = tuple(effective_weight(linear).to(dtype).t() for linear in linears)
         biases = tuple(None if linear.bias is None else linear.bias.to(dtype) for linear in linears)
-        if len(weights) == 1 or sum(weight.nbytes for weight in weights) > JOINED_BYTES:
-            return cls(weights, biases)
-        return cls((torch.cat(weights),), (None if biases[0] is None else torch.cat(biases),))
+        if sum(matrix.nbytes for matrix in matrices) > COPIED_BYTES:
+            return cls(matrices, biases)
+        bias = None if biases[0] is None else torch.cat(biases)
+        return cls((torch.cat(matrices, 1).contiguous(),), (bias,))
 
     def __call__(self, x: Tensor) -> Tensor:
         outputs = [
-            functional.linear(x, weight, bias)
-            for weight, bias in zip(self.weights, self.biases, strict=True)
+            x @ matrix if bias is None else torch.addmm(bias, x, matrix)
+            for matrix, bias in zip(self.matrices, self.biases, strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 
 
 @dataclass(frozen=True)
-class _LayerWeights:
-    """A layer as decoding reads it; `head_norm` (heads + kv_heads, D) scales queries and keys."""
+class _Scale:
+    """Root-mean-square normalisation in four operations: x / |(|x|, sqrt(n epsilon))| * sqrt(n) w."""
 
-    before_attention: Tensor
+    weight: Tensor
+    floor: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, epsilon: float) -> _Scale:
+        size = weight.shape[-1]
+        floor = torch.tensor((size * epsilon) ** 0.5, device=weight.device)
+        return cls(weight.float() * size**0.5, floor)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return (x / torch.hypot(length, self.floor)).mul_(self.weight)
+
+
+@dataclass(frozen=True)
+class _LayerWeights:
+    """A layer as decoding reads it; `heads` normalises queries and keys (heads + kv_heads, D)."""
+
+    before_attention: _Scale
     qkv: _Product
-    head_norm: Tensor | None
+    heads: _Scale | None
     output: _Product
-    before_feed_forward: Tensor
+    before_feed_forward: _Scale
     gate_up: _Product
     down: _Product
 
@@ -67,11 +87,11 @@ class _LayerWeights:
         attention, feed_forward = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         return cls(
-            before_attention=layer.input_layernorm.weight,
+            before_attention=_scale(layer.input_layernorm),
             qkv=_Product.of(*projections, dtype=dtype),
-            head_norm=_head_norm(attention),
+            heads=_head_scale(attention),
             output=_Product.of(attention.o_proj, dtype=dtype),
-            before_feed_forward=layer.post_attention_layernorm.weight,
+            before_feed_forward=_scale(layer.post_attention_layernorm),
             gate_up=_Product.of(feed_forward.gate_proj, feed_forward.up_proj, dtype=dtype),
             down=_Product.of(feed_forward.down_proj, dtype=dtype),
         )
@@ -88,8 +108,9 @@ class DecoderDecoding:
     ) -> None:
         shape = decoder.shape
         self.decoder, self.shape, self.rows, self.width = decoder, shape, len(widths), max(widths)
-        self.limit = self.width + room
+        self.limit, self.dtype = self.width + room, dtype
         self.layers = [_LayerWeights.of(layer, dtype) for layer in decoder.model.layers]
+        self.norm = _scale(decoder.model.norm)
         self.head = _Product.of(decoder.lm_head, dtype=torch.float32)
         weight = torch.empty(0, dtype=dtype, device=decoder.lm_head.weight.device)
         capacity = self.width + min(room, FIRST_ROOM)
@@ -105,19 +126,19 @@ class DecoderDecoding:
         """Append one id to each row (B,); the logits (B, V) of what follows."""
         if self.width == self.values.shape[3]:
             self._grow()
-        cosines, signed_sines = (table[self.width - self.padding] for table in self.tables)
+        rotary = self._rotary()
         x = self.decoder.model.embed_tokens(ids)
-        for weights, keys, values in zip(self.layers, self.row_keys, self.row_values, strict=True):
+        for weights, (key, value, keys, values) in zip(self.layers, self._places(), strict=True):
             heads = self._heads(weights, x)
-            turned = kernels.turned(heads[:, : -self.shape.kv_heads], cosines, signed_sines)
-            keys.select(3, self.width).copy_(turned[:, self.shape.heads :])
-            values.select(2, self.width).copy_(heads[:, -self.shape.kv_heads :])
+            turned = kernels.turned(heads[:, : -self.shape.kv_heads], *rotary)
+            key.copy_(turned[:, self.shape.heads :])
+            value.copy_(heads[:, -self.shape.kv_heads :])
             x = x + weights.output(self._gather(turned[:, : self.shape.heads], keys, values))
-            inner = weights.gate_up(self._normalised(x, weights.before_feed_forward))
+            inner = weights.gate_up(weights.before_feed_forward(x).to(self.dtype))
             gate, up = inner.chunk(2, -1)
             x = x + weights.down(functional.silu(gate).mul_(up))
         self.width += 1
-        return self.head(self.decoder.model.norm(x))
+        return self.head(self.norm(x))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in this order; only rows that change their place are copied."""
@@ -135,36 +156,39 @@ class DecoderDecoding:
         self.keys[index, :, :, :, : self.width] = keys.permute(0, 2, 3, 1)
         self.values[index, :, :, : self.width] = values.transpose(1, 2)
 
+    def _rotary(self) -> tuple[Tensor, Tensor]:
+        cosines, signed_sines = self.tables
+        place = self.width - self.padding if self.padded else self.width
+        return cosines[place], signed_sines[place]
+
+    def _places(self) -> Iterator[tuple[Tensor, ...]]:
+        """Each layer's next key and value (B, K, D), and with them all keys and values (B * K, ...)."""
+        key, value = self.row_keys.select(4, self.width), self.row_values.select(3, self.width)
+        keys = self.row_keys.flatten(1, 2).narrow(3, 0, self.width + 1)
+        values = self.row_values.flatten(1, 2).narrow(2, 0, self.width + 1)
+        return zip(key, value, keys, values, strict=True)
+
     def _heads(self, weights: _LayerWeights, x: Tensor) -> Tensor:
         """Queries, keys and values (B, heads + 2 K, D) of the residual stream x (B, width)."""
         shape = self.shape
-        heads = weights.qkv(self._normalised(x, weights.before_attention))
+        heads = weights.qkv(weights.before_attention(x).to(self.dtype))
         heads = heads.view(self.rows, -1, shape.head_dim)
-        if weights.head_norm is not None:
+        if weights.heads is not None:
             turning = heads[:, : -shape.kv_heads]
-            inverse = kernels.inverse_rms(turning.float(), shape.epsilon)
-            turning.copy_((turning * inverse).mul_(weights.head_norm))
+            turning.copy_(weights.heads(turning))
         return heads
 
     def _gather(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """What the queries (B, heads, D) find in a layer's cache, (B, heads * D)."""
-        asked = queries.to(keys.dtype).reshape(
-            self.rows * self.shape.kv_heads, -1, queries.shape[2]
-        )
-        end = self.width + 1
+        asked = queries.to(self.dtype).reshape(len(keys), -1, self.shape.head_dim)
         scores = torch.baddbmm(
-            self.hidden[..., :end] if self.padded else self.hidden,
+            self.hidden[..., : self.width + 1] if self.padded else self.hidden,
             asked,
-            keys.flatten(0, 1).narrow(2, 0, end),
+            keys,
             beta=int(self.padded),
             alpha=self.shape.head_dim**-0.5,
         )
-        found = torch.bmm(scores.softmax(-1), values.flatten(0, 1).narrow(1, 0, end))
-        return found.view(self.rows, -1)
-
-    def _normalised(self, x: Tensor, weight: Tensor) -> Tensor:
-        normalised = functional.rms_norm(x, weight.shape, weight, self.shape.epsilon)
-        return normalised.to(self.keys.dtype)
+        return torch.bmm(scores.softmax(-1), values).view(self.rows, -1)
 
     def _grow(self) -> None:
         more = min(2 * self.width, self.limit) - self.width
@@ -173,12 +197,11 @@ class DecoderDecoding:
         self._view()
 
     def _view(self) -> None:
-        """Look anew at the rows that go on: each layer's cache, and what is hidden from each row.
+        """Look anew at the rows that go on: their part of the cache, and what is hidden from each row.
 
         `hidden` is (B * K, 1, T) where prompts differ in length, and otherwise only a place holder.
         """
-        self.row_keys = [keys[: self.rows] for keys in self.keys]
-        self.row_values = [values[: self.rows] for values in self.values]
+        self.row_keys, self.row_values = self.keys[:, : self.rows], self.values[:, : self.rows]
         self.hidden = self.keys.new_zeros(1, 1, 1)
         if self.padded:
             places = torch.arange(self.limit, device=self.keys.device)
@@ -229,9 +252,14 @@ def _visible(padding: Tensor, width: int) -> Tensor | None:
     return ((causal & real[:, None, :]) | alone)[:, None]
 
 
-def _head_norm(attention: Attention) -> Tensor | None:
+def _scale(norm: Norm) -> _Scale:
+    return _Scale.of(norm.weight, norm.epsilon)
+
+
+def _head_scale(attention: Attention) -> _Scale | None:
     shape = attention.shape
     if not shape.head_norms:
         return None
     queries = attention.q_norm.weight.expand(shape.heads, -1)
-    return torch.cat([queries, attention.k_norm.weight.expand(shape.kv_heads, -1)])
+    keys = attention.k_norm.weight.expand(shape.kv_heads, -1)
+    return _Scale.of(torch.cat([queries, keys]), shape.epsilon)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Tokens that are summed together; the drawn one is then looked for in one such block alone.
+# Tokens that are summed together, and then the drawn one is looked for in one such block alone; a
+# small vocabulary is looked through at once.
 _BLOCK = 128
+_SMALL = 4096
 # A nucleus is looked for among this many most probable tokens before the whole row is sorted.
 _CANDIDATES = 512
 _JUST_BELOW_ONE = 1 - 1e-15
@@ -36,6 +38,9 @@ def draw(
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
     """The token (B,) in which each row's cumulative weight passes its share of the whole."""
     rows, vocabulary = weights.shape
+    if vocabulary <= _SMALL:
+        upto = weights.cumsum(-1, dtype=torch.float64)
+        return _first_above(upto, uniforms.double() * upto[:, -1])
     whole = vocabulary - vocabulary % _BLOCK
     sums = weights[:, :whole].view(rows, -1, _BLOCK).sum(-1)
     sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
