@@ -32,7 +32,8 @@ class Batch:
     logprobs: Tensor  # (N,) as sampled
     positions: Tensor  # (N,) index within the response
     ids: tuple[Tensor, ...]  # by side: (B, T) prompt and response, padded on the right
-    columns: tuple[Tensor, ...]  # by side: (N,) index into B * T that predicts each sampled id
+    since: tuple[int, ...]  # by side: the first position that predicts a sampled id
+    columns: tuple[Tensor, ...]  # by side: (N,) index into B * (T - since) that predicts each
 
 
 def cut(
@@ -81,7 +82,7 @@ def response_hidden(
     """
     lower = precision != "float32"
     with torch.autocast(model.device.type, getattr(torch, precision), enabled=lower):
-        hidden = model.hidden(batch.ids[side].to(model.device)).float()
+        hidden = model.hidden(batch.ids[side].to(model.device), batch.since[side]).float()
     return hidden.reshape(-1, hidden.shape[-1])[batch.columns[side].to(model.device)]
 
 
@@ -89,14 +90,19 @@ def _batch(
     rollouts: Sequence[Rollout], prompts: Sequence[Sequence[Ids]], chosen: Sequence[int]
 ) -> Batch:
     responses = [rollouts[i].ids for i in chosen]
+    given = [[side[i] for i in chosen] for side in prompts]
+    since = tuple(min(len(prompt) for prompt in side) - 1 for side in given)
     return Batch(
         rollouts=tuple(chosen),
         lengths=tuple(len(ids) for ids in responses),
         sampled_ids=torch.tensor([token for ids in responses for token in ids]),
         logprobs=torch.tensor([value for i in chosen for value in rollouts[i].logprobs]),
         positions=torch.cat([torch.arange(len(ids)) for ids in responses]),
-        ids=tuple(_padded([side[i] for i in chosen], responses) for side in prompts),
-        columns=tuple(_columns([side[i] for i in chosen], responses) for side in prompts),
+        ids=tuple(_padded(side, responses) for side in given),
+        since=since,
+        columns=tuple(
+            _columns(side, responses, first) for side, first in zip(given, since, strict=True)
+        ),
     )
 
 
@@ -106,13 +112,13 @@ def _padded(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
     return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
-def _columns(prompts: Sequence[Ids], responses: Sequence[Ids]) -> Tensor:
+def _columns(prompts: Sequence[Ids], responses: Sequence[Ids], since: int) -> Tensor:
     """The state before a token predicts it: the first one is predicted by the prompt's last."""
     pairs = list(zip(prompts, responses, strict=True))
-    width = max(len(prompt) + len(ids) for prompt, ids in pairs)
+    width = max(len(prompt) + len(ids) for prompt, ids in pairs) - since
     return torch.cat(
         [
-            torch.arange(len(ids)) + row * width + len(prompt) - 1
+            torch.arange(len(ids)) + row * width + len(prompt) - 1 - since
             for row, (prompt, ids) in enumerate(pairs)
         ]
     )

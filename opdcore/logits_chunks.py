@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # Bytes of one chunk's two tables of float32 logits, and the rows that a chunk has at least and at
 # most: matrix products are slow with few rows, and gain nothing from more.
-_CHUNK_BYTES = {"cpu": 112 * 2**20, "cuda": 4 * 2**30}
+_CHUNK_BYTES = {"cpu": 224 * 2**20, "cuda": 4 * 2**30}
 _FEWEST_ROWS, _MOST_ROWS = 32, {"cpu": 256, "cuda": 8192}
 
 # Entries of one block's table, of which a comparison reads two and writes four.

@@ -59,15 +59,17 @@ class Attention(nn.Module):
             self.k_norm = Norm(shape.head_dim, shape.epsilon)
 
     def forward(
-        self, x: Tensor, rotary: Rotary, visible: Tensor | None
+        self, x: Tensor, rotary: Rotary, visible: Tensor | None, since: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Output (B, T, width) with the keys and values (B, T, kv_heads, D) that it looked at."""
-        head = (*x.shape[:-1], -1, self.shape.head_dim)
-        queries = self.q_proj(x).view(head)
-        keys, values = self.k_proj(x).view(head), self.v_proj(x).view(head)
+        """Output (B, T - since, width); the keys and values (B, T, kv_heads, D) that it looked at."""
+        head = (len(x), -1, self.shape.heads, self.shape.head_dim)
+        kv_head = (len(x), -1, self.shape.kv_heads, self.shape.head_dim)
+        queries = self.q_proj(x[:, since:]).view(head)
+        keys, values = self.k_proj(x).view(kv_head), self.v_proj(x).view(kv_head)
         if self.shape.head_norms:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        queries, keys = kernels.rotate(queries, *rotary), kernels.rotate(keys, *rotary)
+        late = (table[..., since:, :, :] for table in rotary)
+        queries, keys = kernels.rotate(queries, *late), kernels.rotate(keys, *rotary)
         mixed = functional.scaled_dot_product_attention(
             queries.transpose(1, 2),
             keys.transpose(1, 2),
@@ -105,10 +107,10 @@ class Layer(nn.Module):
         self.mlp = FeedForward(shape)
 
     def forward(
-        self, x: Tensor, rotary: Rotary, visible: Tensor | None
+        self, x: Tensor, rotary: Rotary, visible: Tensor | None, since: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mixed, keys, values = self.self_attn(self.input_layernorm(x), rotary, visible)
-        x = x + mixed
+        mixed, keys, values = self.self_attn(self.input_layernorm(x), rotary, visible, since)
+        x = x[:, since:] + mixed
         return x + self.mlp(self.post_attention_layernorm(x)), keys, values
 
 
@@ -142,11 +144,18 @@ class Decoder(nn.Module):
         frequencies = torch.tensor(rotary_frequencies(self.shape), device=positions.device)
         return kernels.rotary_tables(positions, frequencies)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Last hidden states (B, T, width) of ids (B, T); each position sees those before it."""
+    def forward(self, ids: Tensor, since: int = 0) -> Tensor:
+        """Last hidden states (B, T - since, width) of ids (B, T); each position sees those before it.
+
+        The last layer is computed from position `since` on alone.
+        """
         x = self.model.embed_tokens(ids)
-        rotary = self.rotary(torch.arange(ids.shape[1], device=ids.device))
-        for layer in self.model.layers:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        rotary = self.rotary(places)
+        *first, last = self.model.layers
+        for layer in first:
             x, _, _ = layer(x, rotary, None)
+        visible = None if since == 0 else places <= places[since:, None]
+        x, _, _ = last(x, rotary, visible, since)
         normalised: Tensor = self.model.norm(x)
         return normalised

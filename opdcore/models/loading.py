@@ -43,9 +43,9 @@ class LoadedModel:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """Last hidden states (B, T, H) of ids (B, T); each position sees those before it."""
-        return self.network.hidden(ids)
+    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
+        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it."""
+        return self.network.hidden(ids, since)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V padded) of hidden states (..., H), soft-capped where the model is."""

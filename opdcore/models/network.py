@@ -45,8 +45,8 @@ class Network(Protocol):
         """What `decode` can compute in."""
         ...
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """Last hidden states (B, T, H) of ids (B, T); each position sees those before it."""
+    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
+        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it."""
         ...
 
     def project(self, hidden: Tensor) -> Tensor:

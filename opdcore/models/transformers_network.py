@@ -58,9 +58,9 @@ class TransformersNetwork:
     def decodable(self) -> tuple[torch.dtype, ...]:
         return (self.model.dtype,)
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
         hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden
+        return hidden[:, since:]
 
     def project(self, hidden: Tensor) -> Tensor:
         logits = through(self.head, hidden)

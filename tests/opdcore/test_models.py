@@ -1,6 +1,7 @@
 """Our own decoder against transformers, layer by layer of what it offers: outputs, gradients, files."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -72,6 +73,18 @@ def test_logits_are_those_of_transformers(ours, theirs):
     ids = torch.randint(0, 97, (3, 200))
     with torch.no_grad():
         assert torch.allclose(ours.project(ours.hidden(ids)), theirs(ids).logits, atol=2e-5)
+
+
+@pytest.mark.parametrize("since", [1, 4, 8])
+def test_the_last_layer_is_computed_where_it_is_asked_for(ours, since):
+    ids = torch.randint(0, 97, (3, 9))
+    hidden, whole = ours.hidden(ids, since), ours.hidden(ids)[:, since:]
+    assert torch.allclose(hidden, whole, atol=1e-6)
+
+    parameters = [one for one in ours.module.parameters() if one is not ours.head.weight]
+    gradients = torch.autograd.grad(hidden.square().sum(), parameters)
+    expected = torch.autograd.grad(whole.square().sum(), parameters)
+    assert all(map(partial(torch.allclose, atol=1e-4), gradients, expected))
 
 
 def test_the_head_gathers_its_weight_gradient_in_place(ours):
