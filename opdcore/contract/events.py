@@ -16,12 +16,13 @@ from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_se
 from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.outcome import Outcome
+from opdcore.contract.probe import Diagnosis
 from opdcore.contract.verdicts import Verdict
 
 Nonfinite = Literal["nan", "inf", "-inf"]
-StageKind = Literal["distill", "evaluate"]
+StageKind = Literal["distill", "evaluate", "diagnose"]
 ModelRole = Literal["student", "teacher"]
-FinalStatus = Literal["succeeded", "failed", "cancelled"]
+FinalStatus = Literal["succeeded", "failed", "cancelled", "paused"]
 ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "log"]
 
 
@@ -191,6 +192,11 @@ class ArtifactDroppedEvent(Event):
     payload: ArtifactDropped
 
 
+class DiagnosisEvent(Event):
+    kind: Literal["diagnosis"] = "diagnosis"
+    payload: Diagnosis
+
+
 class HealthEvent(Event):
     kind: Literal["health"] = "health"
     payload: Health
@@ -222,6 +228,7 @@ AnyEvent = Annotated[
     | ArtifactEvent
     | ArtifactDroppedEvent
     | HealthEvent
+    | DiagnosisEvent
     | LogEvent
     | StageFinishedEvent
     | JobFinishedEvent,
@@ -240,6 +247,7 @@ Payload = (
     | ArtifactWritten
     | ArtifactDropped
     | Health
+    | Diagnosis
     | Logged
     | StageFinished
     | JobFinished
@@ -255,6 +263,7 @@ _EVENT_BY_PAYLOAD: dict[type, type[Event]] = {
     ArtifactWritten: ArtifactEvent,
     ArtifactDropped: ArtifactDroppedEvent,
     Health: HealthEvent,
+    Diagnosis: DiagnosisEvent,
     Logged: LogEvent,
     StageFinished: StageFinishedEvent,
     JobFinished: JobFinishedEvent,

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from opdcore.contract.document import Document, knob
 from opdcore.contract.evaluation import Evaluation, Goal
+from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.soundness import (
     addition_refusal,
     cell_refusal,
@@ -29,6 +30,7 @@ TokenSelection = Literal["all", "entropy", "divergence", "either"]
 Tuning = Literal["full", "lora"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "linear", "cosine"]
+OnFailing = Literal["continue", "pause", "stop"]
 
 
 class DistillStage(Document):
@@ -363,6 +365,13 @@ class DistillStage(Document):
         help="How many rollouts such a step keeps.",
     )
 
+    on_failing: OnFailing = knob(
+        "continue",
+        group="cadence",
+        help="What the run does once the monitor calls it failing: go on and say so, write a "
+        "checkpoint and pause, or write one and stop.",
+    )
+
     @property
     def needs_initial(self) -> bool:
         """Whether the student as it was at the run's start takes part in the loss."""
@@ -419,7 +428,7 @@ class EvaluateStage(Document):
     kind: Literal["evaluate"] = "evaluate"
 
 
-Stage = Annotated[DistillStage | EvaluateStage, Field(discriminator="kind")]
+Stage = Annotated[DistillStage | EvaluateStage | DiagnoseStage, Field(discriminator="kind")]
 
 
 class Recipe(Document):

@@ -55,7 +55,7 @@ VERDICTS = BEFORE | DURING
 class Evidence(Document):
     """One row of evidence: a measured value beside what it is compared with."""
 
-    metric: str = Field(description="Key of the metric table.")
+    metric: str = Field(description="Key of the metric table, or of the probe's.")
     value: float | None = Field(description="What was measured; null where undefined.")
     reference: float | None = Field(default=None, description="A control or a published figure.")
     low: float | None = Field(default=None, description="Lower 95 % bound of the value.")
