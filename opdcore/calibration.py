@@ -1,0 +1,378 @@
+"""Calibrations: what a family of pairs looks like where its outcome is known, and the cut-offs from it.
+
+A calibration holds the measures of controls and the thresholds that verdicts use. The laboratory's is
+built in; others are files that can be exported and imported. It knows no model and draws no verdict.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from opdcore.contract.document import Document
+from opdcore.contract.errors import BadInput
+from opdcore.contract.probe import PROBE_METRICS, Measure
+
+LABORATORY = "laboratory"
+
+ControlName = Literal["identical", "descendant", "same_pipeline", "reverse", "other_pattern"]
+
+
+class Control(Document):
+    """Measures of pairs whose outcome is known; an interval is the range over its runs."""
+
+    runs: int = Field(ge=0, description="Runs that it rests on.")
+    outcome: str = Field(description="What became of them, in plain words.")
+    measures: dict[str, Measure] = Field(description="By probe metric.")
+
+
+class Thresholds(Document):
+    """Cut-offs of the verdicts; a default is the laboratory's unless it names another source."""
+
+    compatible_overlap: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="Effective overlap and top-1 agreement of a compatible pair, both at least. "
+        "Laboratory: .93-.96 and .98 in success, .64-.70 and .65-.77 in a mild mismatch that "
+        "learned.",
+    )
+    incompatible_overlap: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Below it in either of the two, patterns differ; between the two cut-offs runs "
+        "went either way. Laboratory: .09-.43 and .10-.43 where patterns differed.",
+    )
+    overlap_mass: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Probability on the common tokens from which on patterns are not called "
+        "different. Laboratory: .27-.64 where they were, .97-.99 in success; 2604.13016, B.1: "
+        ".97-.99 in success.",
+    )
+    compatible_hand_off: float = Field(
+        default=-0.15,
+        ge=-1,
+        le=1,
+        description="Least hand-off above which a pair is compatible. Laboratory: -.18 to +.02 "
+        "after a cold start, all of which learned.",
+    )
+    incompatible_hand_off: float = Field(
+        default=-0.3,
+        ge=-1,
+        le=1,
+        description="Least hand-off below which the teacher is lost in the student's words. "
+        "Laboratory: -.39 to -.56 where patterns differed.",
+    )
+    style_mass_healing: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Student's mass on the teacher's style from which on a mismatch may heal by "
+        "itself. Laboratory: one seed of .074 did, at a hand-off of -.50.",
+    )
+    style_mass_absent: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Mass below which it did not. Laboratory: .003 and below on the other seeds.",
+    )
+    new_on_failed: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="Teacher's accuracy where the student failed every time, above which it brings "
+        "something new. Laboratory: .96-1.0 against .24-.28 where nothing was new.",
+    )
+    nothing_on_failed: float = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="Accuracy there below which it brings nothing; between the two is open. "
+        "Halfway between the laboratory's .28 and the cut-off above.",
+    )
+    small_gap: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="An accuracy gap that includes 0 and stays below this is none. Our choice; "
+        "laboratory: .01-.045 where nothing was new, .42-.50 in success.",
+    )
+    tiny_kl: float = Field(
+        default=0.015,
+        ge=0,
+        description="Reverse KL in nats below which the teacher has nothing to say. Laboratory: "
+        "below .01 where nothing was new, .07-.15 in success.",
+    )
+    small_signal_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="First loss or gradient norm is small below this share of the known-good "
+        "descendant's. Our choice; 2604.13016, B.2 says small, and gives no figure.",
+    )
+    no_hand_off: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="A hand-off that includes 0 and is nearer to it than this is none. Laboratory: "
+        "-.05 to 0 where nothing was new.",
+    )
+    horizon_share: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="The signal has faded where the deepest hand-off keeps at most this share of "
+        "the shallowest. 2604.13016, Fig. 11b: .37 at 1K tokens and .02 at 16K, a share of .06; "
+        "laboratory: .45 within the trained length.",
+    )
+    horizon_top1_fall: float = Field(
+        default=0.15,
+        ge=0,
+        le=1,
+        description="Fall of top-1 agreement from the first to the last chunk that counts as fading. "
+        "Laboratory: .30 beyond the trained length.",
+    )
+    horizon_entropy_ratio: float = Field(
+        default=2.0,
+        ge=1,
+        description="And the teacher's entropy grows at least so many times. Our choice.",
+    )
+    malformed_truncation: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Truncation rate above which rollouts are broken. Reports on 2604.13016's code: "
+        ".98 is abnormal, .6 is usual for a student that thinks at length.",
+    )
+    malformed_repetition: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Repetition rate from which on rollouts are broken. 2604.08527: 0 before and "
+        ".3-.6 after a collapse; .05 is an engineering choice.",
+    )
+    special_reward: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the reward on special tokens from which on it is doubted. Our choice, "
+        "after single tokens of -19 and -59 nats in 2603.25562.",
+    )
+    fewest_prompts: int = Field(
+        default=24,
+        ge=1,
+        description="Prompts below which confidence is low. Our choice: at 24 the interval of a "
+        "rate is .4 wide.",
+    )
+
+
+class Calibration(Document):
+    """Controls of one model family and the thresholds that go with them."""
+
+    version: Literal[1] = Field(default=1, description="Version of this format.")
+    name: str = Field(min_length=1, max_length=120, description="What people call it.")
+    family: str = Field(
+        min_length=1, max_length=120, description="Pairs that it holds for, as people call them."
+    )
+    runs: int = Field(ge=0, description="Finished runs that it rests on, controls included.")
+    controls: dict[ControlName, Control] = Field(
+        default_factory=dict,
+        description="identical: teacher is the student. descendant: the student, trained further, "
+        "known to be a good teacher. same_pipeline: same data and recipe, perhaps larger. reverse: "
+        "the student is the better one. other_pattern: a teacher that thinks in another way.",
+    )
+    thresholds: Thresholds = Field(default_factory=Thresholds, description="Cut-offs of verdicts.")
+
+    def reference(self, control: ControlName, metric: str) -> float | None:
+        """A control's value of a metric; None where it was not measured."""
+        measure = self._measure(control, metric)
+        return measure.value if measure else None
+
+    def bounds(self, control: ControlName, metric: str) -> tuple[float, float] | None:
+        """A control's range of a metric; None where it was not measured."""
+        measure = self._measure(control, metric)
+        if measure is None or measure.value is None:
+            return None
+        low = measure.value if measure.low is None else measure.low
+        return low, measure.value if measure.high is None else measure.high
+
+    def _measure(self, control: ControlName, metric: str) -> Measure | None:
+        found = self.controls.get(control)
+        return found.measures.get(metric) if found else None
+
+
+def laboratory() -> Calibration:
+    """The built-in one, measured on the laboratory's tiny models, three seeds a control."""
+    return _LABORATORY
+
+
+def read(path: Path) -> Calibration:
+    """Reads an exported calibration; raises BadInput where it is none."""
+    try:
+        found = Calibration.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadInput(
+            "calibration.unreadable",
+            f"{path} cannot be read: {error.strerror}.",
+            remedy="Name a file that was exported as a calibration.",
+            field=str(path),
+        ) from error
+    except ValidationError as error:
+        raise _invalid(error, path) from error
+    _refuse_unknown(found, path)
+    return found
+
+
+def write(calibration: Calibration, path: Path) -> None:
+    """Writes a calibration that `read` reads back, whole or not at all."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        aside.write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise BadInput(
+            "calibration.unwritable",
+            f"{path} cannot be written: {error.strerror}.",
+            remedy="Name a file in a folder that exists and can be written to.",
+            field=str(path),
+        ) from error
+
+
+def _invalid(error: ValidationError, path: Path) -> BadInput:
+    row = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in row["loc"])
+    return BadInput(
+        "calibration.invalid",
+        f"{path} is no calibration: {where or 'its content'}: {row['msg']}.",
+        remedy="Export it again, from a version of Stillroom that is not newer than this one.",
+        field=where or str(path),
+    )
+
+
+def _refuse_unknown(found: Calibration, path: Path) -> None:
+    for name, control in found.controls.items():
+        unknown = sorted(control.measures.keys() - PROBE_METRICS.keys())
+        if unknown:
+            raise BadInput(
+                "calibration.unknown_metric",
+                f"{path} has measures of {', '.join(unknown)}, which this version does not know.",
+                remedy="Update Stillroom, or remove them from the file.",
+                field=f"controls.{name}.measures.{unknown[0]}",
+            )
+    limits = found.thresholds
+    for low, high in _ORDERED:
+        if getattr(limits, low) > getattr(limits, high):
+            raise BadInput(
+                "calibration.thresholds",
+                f"{path}: {low} is {getattr(limits, low):g}, above {high}, "
+                f"{getattr(limits, high):g}.",
+                remedy=f"Lower {low} or raise {high}; what lies between them is left open.",
+                field=f"thresholds.{low}",
+            )
+
+
+# Pairs of thresholds with a grey zone between them: the lower one first.
+_ORDERED = (
+    ("incompatible_overlap", "compatible_overlap"),
+    ("incompatible_hand_off", "compatible_hand_off"),
+    ("style_mass_absent", "style_mass_healing"),
+    ("nothing_on_failed", "new_on_failed"),
+)
+
+
+def _range(low: float, high: float) -> Measure:
+    """The middle of a range over seeds; a control's seeds had 288 prompts each."""
+    return Measure(value=round((low + high) / 2, 6), low=low, high=high, prompts=288)
+
+
+_LABORATORY = Calibration(
+    name="Laboratory",
+    family=LABORATORY,
+    runs=14,
+    controls={
+        "identical": Control(
+            runs=0,
+            outcome="No gain, by definition: there is nothing to learn from oneself.",
+            measures={
+                "overlap_ratio": _range(1, 1),
+                "effective_overlap": _range(1, 1),
+                "top1_agreement": _range(1, 1),
+                "reverse_kl": _range(0, 0),
+                "token_reward": _range(0, 0),
+                "entropy_gap": _range(0, 0),
+                "accuracy_gap": _range(-0.05, 0.05),
+            },
+        ),
+        "descendant": Control(
+            runs=5,
+            outcome="Success: the student came within .04 of the teacher in 40 steps.",
+            measures={
+                "overlap_ratio": _range(0.81, 0.83),
+                "effective_overlap": _range(0.93, 0.96),
+                "overlap_mass_student": _range(0.97, 0.99),
+                "overlap_mass_teacher": _range(0.97, 0.99),
+                "top1_agreement": _range(0.98, 0.99),
+                "reverse_kl": _range(0.07, 0.15),
+                "teacher_on_failed": _range(0.96, 0.98),
+                "accuracy_gap": _range(0.42, 0.5),
+                "hand_off_25": _range(0.16, 0.26),
+                "hand_off_50": _range(0.17, 0.3),
+                "hand_off_75": _range(0.09, 0.1),
+                "hand_off_min": _range(0.09, 0.1),
+            },
+        ),
+        "same_pipeline": Control(
+            runs=3,
+            outcome="No gain: from .50-.52 to .50-.54.",
+            measures={
+                "effective_overlap": _range(0.97, 0.99),
+                "overlap_mass_student": _range(0.97, 0.97),
+                "top1_agreement": _range(0.99, 0.99),
+                "reverse_kl": _range(0, 0.01),
+                "teacher_on_failed": _range(0.24, 0.28),
+                "accuracy_gap": _range(0.01, 0.045),
+                "hand_off_50": _range(-0.05, 0),
+                "hand_off_min": _range(-0.05, 0),
+            },
+        ),
+        "reverse": Control(
+            runs=3,
+            outcome="Regression: from .97-.98 to .51-.55.",
+            measures={
+                "overlap_ratio": _range(0.81, 0.83),
+                "effective_overlap": _range(0.95, 0.96),
+                "overlap_mass_student": _range(0.97, 0.99),
+                "top1_agreement": _range(0.98, 0.99),
+                "reverse_kl": _range(0.02, 0.035),
+                "accuracy_gap": _range(-0.5, -0.45),
+                "hand_off_25": _range(-0.35, -0.28),
+                "hand_off_50": _range(-0.38, -0.32),
+                "hand_off_75": _range(-0.22, -0.13),
+                "hand_off_min": _range(-0.38, -0.32),
+            },
+        ),
+        "other_pattern": Control(
+            runs=3,
+            outcome="Failure on two of three seeds: from .47-.53 to 0, .36 and .89.",
+            measures={
+                "overlap_ratio": _range(0.34, 0.41),
+                "effective_overlap": _range(0.09, 0.14),
+                "overlap_mass_student": _range(0.27, 0.31),
+                "top1_agreement": _range(0.1, 0.16),
+                "reverse_kl": _range(8, 9),
+                "style_mass": _range(0, 0.003),
+                "teacher_on_failed": _range(0.98, 1),
+                "hand_off_25": _range(-0.48, -0.39),
+                "hand_off_50": _range(-0.48, -0.35),
+                "hand_off_75": _range(-0.56, -0.48),
+                "hand_off_min": _range(-0.56, -0.48),
+            },
+        ),
+    },
+)

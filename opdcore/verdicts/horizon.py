@@ -1,0 +1,101 @@
+"""Whether the teacher's signal reaches to the end of the responses that are planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opdcore.contract.probe import Depth
+from opdcore.contract.verdicts import Evidence, Verdict
+from opdcore.verdicts.case import Case, figure
+from opdcore.verdicts.readings import interval
+
+
+def horizon_risk(case: Case) -> Verdict | None:
+    """The hand-off's gain falls to nothing with depth, or the teacher grows lost by position."""
+    return _by_hand_off(case) or _by_position(case)
+
+
+def _by_hand_off(case: Case) -> Verdict | None:
+    for depths in (_tokens(case), _shares(case)):
+        if len(depths) >= 2 and _fades(depths[0], depths[-1], case.limits.horizon_share):
+            return _faded(case, depths[0], depths[-1])
+    return None
+
+
+def _fades(first: Depth, last: Depth, share: float) -> bool:
+    """Certainly positive, and certainly less further on, where it may as well be nothing."""
+    if first.gain.value is None or last.gain.value is None:
+        return False
+    low, high = interval(last.gain)
+    start = interval(first.gain)[0]
+    return start > 0 and high < start and low <= 0 and last.gain.value <= share * first.gain.value
+
+
+def _faded(case: Case, first: Depth, last: Depth) -> Verdict:
+    rows = tuple(
+        Evidence(
+            metric=_metric(depth), value=depth.gain.value, low=depth.gain.low, high=depth.gain.high
+        )
+        for depth in (first, last)
+    )
+    return case.verdict(
+        "HORIZON_RISK",
+        case.confidence(1 + _grows_lost(case), excluded=True, most="medium"),
+        f"The teacher's help falls from {figure(first.gain.value or 0)} at {_place(first)} to "
+        f"{figure(last.gain.value or 0)} at {_place(last)} of the student's response.",
+        "Late tokens would be taught by noise; cap max_response_tokens where the help is still there.",
+        rows,
+    )
+
+
+def _by_position(case: Case) -> Verdict | None:
+    if not _grows_lost(case):
+        return None
+    entropy, top1 = _ends(case, "teacher_entropy"), _ends(case, "top1_agreement")
+    return case.verdict(
+        "HORIZON_RISK",
+        "low",
+        f"From the first to the last positions the teacher's entropy grows from {figure(entropy[0])} "
+        f"to {figure(entropy[1])} nats and top-1 agreement falls from {figure(top1[0])} to "
+        f"{figure(top1[1])}.",
+        "Its judgement of late tokens may be noise; measure the hand-off, or cap max_response_tokens.",
+        case.evidence("descendant", "teacher_entropy", "top1_agreement"),
+    )
+
+
+def _grows_lost(case: Case) -> bool:
+    """Chunks carry no interval, so both signs are asked for."""
+    entropy, top1 = _ends(case, "teacher_entropy"), _ends(case, "top1_agreement")
+    if not (entropy and top1):
+        return False
+    limits = case.limits
+    fell = top1[0] - top1[1] > limits.horizon_top1_fall
+    return fell and entropy[1] > limits.horizon_entropy_ratio * max(entropy[0], 1e-3)
+
+
+def _ends(case: Case, metric: str) -> Sequence[float]:
+    """First and last defined chunk of a metric; empty where there are not two."""
+    chunks = case.readings.probe.chunks
+    values = [one for one in chunks.values.get(metric, ()) if one is not None] if chunks else []
+    return (values[0], values[-1]) if len(values) >= 2 else ()
+
+
+def _tokens(case: Case) -> list[Depth]:
+    found = [one for one in case.readings.probe.hand_off if one.tokens is not None]
+    return sorted(found, key=lambda one: one.tokens or 0)
+
+
+def _shares(case: Case) -> list[Depth]:
+    found = [one for one in case.readings.probe.hand_off if one.share is not None]
+    return sorted(found, key=lambda one: one.share or 0)
+
+
+def _place(depth: Depth) -> str:
+    return f"{depth.share:.0%}" if depth.share is not None else f"token {depth.tokens}"
+
+
+def _metric(depth: Depth) -> str:
+    """The metric's key for the depths that have one; the least of them for a depth in tokens."""
+    if depth.share in (0.25, 0.5, 0.75):
+        return f"hand_off_{depth.share * 100:.0f}"
+    return "hand_off_min"

@@ -1,0 +1,77 @@
+"""What is wrong whatever the teacher knows: set-up, privileged text, broken rollouts, the objective."""
+
+from __future__ import annotations
+
+from opdcore.contract.probe import Finding
+from opdcore.contract.verdicts import Confidence, Verdict
+from opdcore.verdicts.case import Case
+
+# A finding of the static tier that has a verdict of its own.
+PRIVILEGED = "setup.privileged_per_prompt"
+
+
+def invalid_setup(case: Case) -> Verdict | None:
+    """A refusal of the static tier: deterministic, so of high confidence."""
+    refusals = [one for one in _refusals(case) if one.code != PRIVILEGED]
+    if not refusals:
+        return None
+    first = refusals[0]
+    more = f", for {len(refusals)} reasons" if len(refusals) > 1 else ""
+    return case.verdict(
+        "INVALID_SETUP",
+        "high",
+        f"The set-up cannot work{more}: {first.message.rstrip('.')}.",
+        first.remedy,
+    )
+
+
+def privileged_text(case: Case) -> Verdict | None:
+    """The teacher is told something of each prompt that nobody tells the student in use."""
+    found = [one for one in _refusals(case) if one.code == PRIVILEGED]
+    if not found:
+        return None
+    return case.verdict("OPSD_INSTANCE_PI", "high", found[0].message, found[0].remedy)
+
+
+def malformed_student(case: Case) -> Verdict | None:
+    """Rollouts that repeat themselves or never end teach nothing about the prompts."""
+    limits = case.limits
+    repeats = case.readings.side("repetition_rate", limits.malformed_repetition) == "above"
+    endless = case.readings.side("truncation_rate", limits.malformed_truncation) == "above"
+    if not (repeats or endless):
+        return None
+    confidence: Confidence = "low" if case.few else "high" if repeats else "medium"
+    return case.verdict(
+        "STUDENT_MALFORMED",
+        confidence,
+        f"Of the student's rollouts a share of {case.figure('repetition_rate')} repeats itself and "
+        f"{case.figure('truncation_rate')} is cut before it ends.",
+        "Train it on whole responses first, or raise max_response_tokens if they are only long.",
+        case.evidence("descendant", "repetition_rate", "truncation_rate", "response_tokens_mean"),
+    )
+
+
+def bad_objective(case: Case) -> Verdict | None:
+    """Objectives that collapse or oscillate whatever the pair: 2605.11182; 2604.13016, 6.3."""
+    stage = case.objective
+    if stage is None or stage.form != "top_k":
+        return None
+    if stage.normalisation == "unnormalised" and stage.divergence == "reverse":
+        said = (
+            f"The reverse divergence on the top {stage.k}, not normalised, drives probability out "
+            "of those tokens; the student collapsed on 8 of 8 seeds in the laboratory."
+        )
+    elif stage.k == 1:
+        said = "A support of k = 1 pushes one token up or down at a time, and its signal spikes."
+    else:
+        return None
+    return case.verdict(
+        "BAD_OBJECTIVE",
+        "high",
+        said,
+        "Choose normalisation stop_gradient or renormalised with k of at least 4, or form sampled.",
+    )
+
+
+def _refusals(case: Case) -> list[Finding]:
+    return [one for one in case.readings.probe.findings if one.severity == "refusal"]
