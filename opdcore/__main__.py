@@ -1,7 +1,8 @@
 """The command line: the only way in which a process becomes a job.
 
-Exit codes: 0 succeeded; 1 the run failed; 2 bad input or bad usage; 5 cancelled. Events go, one JSON
-line each, to standard output or to the file descriptor or file that --events names.
+Exit codes: 0 succeeded; 1 the run failed; 2 bad input or bad usage; 5 cancelled; 6 paused, because
+it was failing and its recipe says so. Events go, one JSON line each, to standard output or to the
+file descriptor or file that --events names.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m opdcore",
         description="On-policy distillation without a server.",
-        epilog="Exit codes: 0 succeeded, 1 the run failed, 2 bad input, 5 cancelled.",
+        epilog="Exit codes: 0 succeeded, 1 the run failed, 2 bad input, 5 cancelled, 6 paused.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

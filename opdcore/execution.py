@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
-from opdcore.contract.errors import BadInput, Cancelled, EngineFailure, StillroomError
+from opdcore.contract.errors import BadInput, Cancelled, EngineFailure, Paused, StillroomError
 from opdcore.contract.events import (
     AnyEvent,
     ArtifactWritten,
@@ -40,6 +40,8 @@ from opdcore.stages.evaluate import evaluate
 from opdcore.workspace import Line, Stop, Workspace, pick_device, prepare
 
 OUTPUT = "output"
+# How a run ends that an error ended; any other has failed.
+ENDINGS: dict[type[StillroomError], FinalStatus] = {Cancelled: "cancelled", Paused: "paused"}
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 SOFTWARE = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 
@@ -58,7 +60,7 @@ def execute(
         with ExitStack() as stack:
             outcome = yield from _execute(job, run_dir, stop, stack, numbering)
     except StillroomError as error:
-        status: FinalStatus = "cancelled" if isinstance(error, Cancelled) else "failed"
+        status = ENDINGS.get(type(error), "failed")
         yield numbering.event(Line(JobFinished(status=status, error=error.info)))
         raise
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:

@@ -62,3 +62,9 @@ class Cancelled(StillroomError):
     """Somebody asked the job to stop; the last checkpoint is kept."""
 
     exit_code = 5
+
+
+class Paused(StillroomError):
+    """The run halts by its recipe's own wish until a person decides; the checkpoint is kept."""
+
+    exit_code = 6
