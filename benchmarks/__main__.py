@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import engine, main_job, objectives, records
+from benchmarks import calibration, engine, main_job, objectives, records
 
-BENCHMARKS = {"main-job": main_job, "bench": engine, "objectives": objectives}
+BENCHMARKS = {
+    "main-job": main_job,
+    "bench": engine,
+    "objectives": objectives,
+    "calibration": calibration,
+}
 
 
 def main() -> None:

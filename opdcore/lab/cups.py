@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from random import Random
 
-from opdcore.lab.solutions import ANSWER_MARKS, Knowledge, Piece, Style, belief
+from opdcore.lab.solutions import ANSWER_MARKS, Knowledge, Piece, Style, belief, knowledge_at
 
 Row = tuple[str, ...]
 
@@ -72,13 +72,16 @@ class Cups:
         skilled = NEW_SKILL in self.moves
         return ["cups", "new-skill" if skilled else "known", f"steps-{len(self.moves)}"]
 
-    def solution(self, style: Style, knowledge: Knowledge, *, rng: Random) -> list[Piece]:
+    def solution(
+        self, style: Style, knowledge: Knowledge, *, rng: Random, deepest: int | None = None
+    ) -> list[Piece]:
         """Write the row after each move, and last the answer."""
         pieces: list[Piece] = []
         row = self.row
         for number, move in enumerate(self.moves, start=1):
-            settled = move != NEW_SKILL or knowledge == "full"
-            row = _after(move, row, knowledge=knowledge, rng=rng)
+            known = knowledge_at(number - 1, knowledge, deepest)
+            settled = move != NEW_SKILL or known == "full"
+            row = _after(move, row, knowledge=known, rng=rng)
             pieces += [Piece(f" {rng.choice(OPENERS[style])}", settled=False)]
             pieces += [Piece(_asked(number, move, style=style))]
             pieces += [Piece(f" {' '.join(row)}", settled), Piece(ENDS[style])]

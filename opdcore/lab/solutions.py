@@ -48,7 +48,11 @@ class Exercise(Protocol):
     def answer(self) -> str: ...
     @property
     def tags(self) -> list[str]: ...
-    def solution(self, style: Style, knowledge: Knowledge, *, rng: Random) -> list[Piece]: ...
+    def solution(
+        self, style: Style, knowledge: Knowledge, *, rng: Random, deepest: int | None = None
+    ) -> list[Piece]:
+        """Write the solution; after `deepest` steps, if given, knowledge of the new skill is partial."""
+        ...
 
 
 class Family(Protocol):
@@ -68,6 +72,11 @@ def belief(right: T, mistaken: T, *, guesses: Sequence[T], rng: Random) -> T:
     if luck < RIGHT_SHARE + MISTAKEN_SHARE:
         return mistaken
     return rng.choice(guesses)
+
+
+def knowledge_at(step: int, knowledge: Knowledge, deepest: int | None) -> Knowledge:
+    """Return what is known of the new skill in a step, counted from 0."""
+    return knowledge if deepest is None or step < deepest else "partial"
 
 
 def text_of(solution: Sequence[Piece]) -> str:

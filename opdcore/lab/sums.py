@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from opdcore.lab.solutions import ANSWER_MARKS, Knowledge, Piece, Style, belief
+from opdcore.lab.solutions import ANSWER_MARKS, Knowledge, Piece, Style, belief, knowledge_at
 
 MODULUS = 5
 NAMES = "abcd"
@@ -71,13 +71,16 @@ class Sum:
         skilled = any(term.operator == NEW_SKILL for term in self.terms)
         return ["sums", "new-skill" if skilled else "known", f"steps-{len(self.terms)}"]
 
-    def solution(self, style: Style, knowledge: Knowledge, *, rng: Random) -> list[Piece]:
+    def solution(
+        self, style: Style, knowledge: Knowledge, *, rng: Random, deepest: int | None = None
+    ) -> list[Piece]:
         """Write every term, its value and the running sum, and last the answer."""
         pieces: list[Piece] = []
         running = 0
-        for name, term in zip(NAMES, self.terms, strict=False):
-            value = _value(term, knowledge, rng=rng)
-            settled = term.operator != NEW_SKILL or knowledge == "full"
+        for step, (name, term) in enumerate(zip(NAMES, self.terms, strict=False)):
+            known = knowledge_at(step, knowledge, deepest)
+            value = _value(term, known, rng=rng)
+            settled = term.operator != NEW_SKILL or known == "full"
             after = (running + value) % MODULUS
             asked, kept = _marks(name, term, running=running, value=value, style=style)
             pieces += [Piece(f" {rng.choice(OPENERS[style])}", settled=False), Piece(asked)]
