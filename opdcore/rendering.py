@@ -58,6 +58,7 @@ class Renderer:
             for token_id, token in files.tokenizer.get_added_tokens_decoder().items()
             if token.special
         )
+        self.added_ids = frozenset(self._added)
         self._template = _compiled(files, rendering)
         self._bytes_of = _piece_reader(files)
         self._trailing = _trailing_special_tokens(files)

@@ -115,6 +115,29 @@ METRICS: dict[str, Metric] = {
         "Mean of log teacher - log student at the sampled token; 0 is agreement.",
         True,
     ),
+    "reward_largest": Metric(
+        "Largest reward",
+        "reward",
+        "neither",
+        "nat",
+        "Largest size of a single token's reward, up or down; tens of nats are a sign of tokens that "
+        "one side never writes.",
+    ),
+    "reward_tail_share": Metric(
+        "Reward's heavy tail",
+        "reward",
+        "down",
+        None,
+        "Share of the summed size of all token rewards that lies on the largest of a thousand.",
+    ),
+    "incorrect_reverse_kl": Metric(
+        "KL of wrong rollouts",
+        "reward",
+        "neither",
+        "nat",
+        "Reverse KL on rollouts that the verifier calls wrong, mean over their tokens; null where "
+        "there are none. Low there means that the teacher agrees with the mistakes.",
+    ),
     "reverse_kl": Metric(
         "Reverse KL", "reward", "down", "nat", "KL(student || teacher), full vocabulary.", True
     ),
@@ -198,6 +221,14 @@ METRICS: dict[str, Metric] = {
         None,
         "Share of rollouts whose text compresses at least tenfold (2604.08527; tail of at most "
         "10,000 characters).",
+    ),
+    "control_token_share": Metric(
+        "Control tokens",
+        "rollouts",
+        "neither",
+        None,
+        "Share of generated tokens that the tokenizer adds to its vocabulary, such as those of "
+        "templates and thinking modes; stop tokens are left out.",
     ),
     "generated_tokens": Metric(
         "Generated tokens", "throughput", "neither", "tokens", "Tokens sampled in this step."
