@@ -19,7 +19,7 @@ const POINTS_UP_TO = 40;
 
 export const colourOf = (index) => `var(--sr-series-${(index % DASHES.length) + 1})`;
 
-function palette(host) {
+export function palette(host) {
   const probe = document.createElement("span");
   probe.style.transition = "none";
   host.append(probe);
@@ -36,6 +36,7 @@ function palette(host) {
     grid: read("var(--sr-border)"),
     rule: read("var(--sr-border-strong)"),
     bad: read("var(--sr-bad)"),
+    mark: read("var(--sr-copper)"),
   };
   probe.remove();
   return colours;
@@ -148,6 +149,26 @@ function drawReferences(u, store, colours) {
   }
 }
 
+/* The step that was pointed at: a rule over the whole height with its number beside it. */
+function drawMark(u, mark, colours) {
+  if (mark === null) return;
+  const { ctx } = u;
+  const { left, top, width, height } = u.bbox;
+  const x = u.valToPos(mark, "x", true);
+  if (x < left - 1 || x > left + width + 1) return;
+  ctx.setLineDash([]);
+  ctx.strokeStyle = colours.mark;
+  ctx.lineWidth = 2 * devicePixelRatio;
+  stroke(ctx, [x, top], [x, top + height]);
+  const before = x > left + width / 2;
+  ctx.font = `600 ${11 * devicePixelRatio}px system-ui, sans-serif`;
+  ctx.fillStyle = colours.mark;
+  ctx.textAlign = before ? "right" : "left";
+  ctx.textBaseline = "top";
+  const aside = (before ? -5 : 5) * devicePixelRatio;
+  ctx.fillText(`step ${mark}`, x + aside, top + 2 * devicePixelRatio);
+}
+
 function stroke(ctx, from, to) {
   ctx.beginPath();
   ctx.moveTo(...from);
@@ -161,7 +182,7 @@ export function columns(store) {
   return [x, ...last, ...byKey.flatMap((column) => [column.min, column.max])];
 }
 
-export function plot(host, store, { fixed, format, onCursor }) {
+export function plot(host, store, { fixed, format, mark, onCursor }) {
   const colours = palette(host);
   const layer = (draw) => (u) => {
     u.ctx.save();
@@ -184,7 +205,10 @@ export function plot(host, store, { fixed, format, onCursor }) {
     series: [{}, ...lines(store, colours), ...edges(store)],
     bands: bands(store, colours),
     hooks: {
-      draw: [drawStages, drawReferences, drawNonfinite].map(layer),
+      draw: [
+        ...[drawStages, drawReferences, drawNonfinite].map(layer),
+        layer((u) => drawMark(u, mark(), colours)),
+      ],
       setCursor: [(u) => onCursor(u.cursor.idx)],
     },
   };

@@ -4,7 +4,8 @@
    `reference` names metrics whose latest value is drawn as a level, `bounds` the two that are the band
    of the first key. Loads src?keys=..., all charts of a page in one request, then follows the document's
    `run-events`; with `unbegun` there is nothing to load. It draws while it is in view or near it.
-   Charts of one page share the cursor. Drag zooms, a double click shows all. A summary and a table say the same in words and numbers. */
+   Charts of one page share the cursor. Drag zooms, a double click shows all. A summary and a table say the same in words and numbers.
+   The document's `show-metric` with one of its keys opens it, marks the step and moves the focus there. */
 import { colourOf, columns, DASHES, plot, redraw } from "./chart-plot.js";
 import { element, icon } from "./dom.js";
 import { formatOf } from "./number-format.js";
@@ -28,10 +29,13 @@ class SeriesChart extends HTMLElement {
     this.store = new SeriesStore(this.keys, this.references, this.bounds);
     this.format = formatOf(this.getAttribute("unit"));
     this.waiting = [];
+    this.marked = null;
     this.build();
     this.heard = (event) => this.receive(event.detail.events);
     this.rethemed = () => this.repaint();
+    this.pointed = ({ detail }) => this.point(detail);
     document.addEventListener("run-events", this.heard);
+    document.addEventListener("show-metric", this.pointed);
     document.documentElement.addEventListener("theme-change", this.rethemed);
     this.sizes = new ResizeObserver(() => this.resize());
     this.sizes.observe(this.host);
@@ -46,6 +50,7 @@ class SeriesChart extends HTMLElement {
 
   disconnectedCallback() {
     document.removeEventListener("run-events", this.heard);
+    document.removeEventListener("show-metric", this.pointed);
     document.documentElement.removeEventListener("theme-change", this.rethemed);
     this.sizes.disconnect();
     this.sight.disconnect();
@@ -76,8 +81,16 @@ class SeriesChart extends HTMLElement {
     this.values = this.keys.map((key, index) => this.legendKey(index));
     this.bad = element("span", { className: "chart-nonfinite" });
     this.at = element("span", { className: "chart-step" });
-    this.legend.append(this.bad, this.at);
-    this.host = element("div", { className: "chart-plot", role: "img", "aria-label": label });
+    this.mark = element("button", { type: "button", className: "chart-mark" });
+    this.mark.addEventListener("click", () => this.unmark());
+    this.mark.hidden = true;
+    this.legend.append(this.bad, this.mark, this.at);
+    this.host = element("div", {
+      className: "chart-plot",
+      role: "img",
+      tabindex: "-1",
+      "aria-label": label,
+    });
     this.table = element("div", {
       className: "chart-table",
       tabindex: "0",
@@ -136,6 +149,42 @@ class SeriesChart extends HTMLElement {
     this.blank(`Could not load: ${error.message}. `, [retry]);
   }
 
+  /* Another metric's mark is taken away, so that only one chart is pointed at. */
+  point(place) {
+    const here = place && this.keys.includes(place.metric);
+    if (!here) return this.unmark();
+    this.marked = place.x;
+    this.mark.hidden = place.x === null;
+    this.mark.replaceChildren(`step ${place.x}`, icon("close"));
+    this.mark.setAttribute("aria-label", `Step ${place.x} is marked. Take the mark away`);
+    this.toggleAttribute("pointed", true);
+    this.dispatchEvent(new CustomEvent("reveal", { bubbles: true }));
+    this.remark();
+    this.scrollIntoView({ block: "center" });
+    this.host.focus({ preventScroll: true });
+  }
+
+  unmark() {
+    if (!this.hasAttribute("pointed")) return;
+    const focused = this.contains(document.activeElement);
+    this.removeAttribute("pointed");
+    this.marked = null;
+    this.mark.hidden = true;
+    if (focused) this.host.focus({ preventScroll: true });
+    this.remark();
+  }
+
+  /* A mark outside a zoom ends the zoom. */
+  remark() {
+    if (!this.plot) return;
+    const { min, max } = this.plot.scales.x;
+    const hidden = this.marked !== null && (this.marked < min || this.marked > max);
+    if (hidden) this.plot.setData(this.plot.data, true);
+    this.plot.redraw(false, false);
+    this.showValues(null);
+    this.describe();
+  }
+
   receive(events) {
     if (!this.loaded) this.waiting.push(...events);
     else if (this.store.apply(events)) this.schedule();
@@ -174,6 +223,7 @@ class SeriesChart extends HTMLElement {
     this.plot = plot(this.host, this.store, {
       fixed,
       format: this.format,
+      mark: () => this.marked,
       onCursor: (index) => this.showValues(index),
     });
   }
@@ -205,7 +255,7 @@ class SeriesChart extends HTMLElement {
 
   showValues(index) {
     const [x, ...rows] = this.plot?.data ?? [[]];
-    const at = index ?? x.length - 1;
+    const at = index ?? this.restIndex(x);
     this.values.forEach((node, key) => {
       const value = rows[key] && latest(rows[key], at, index === null);
       node.textContent = rows[key] ? this.format(value) : "";
@@ -220,6 +270,13 @@ class SeriesChart extends HTMLElement {
         : `not finite at ${bad.length} ${bad.length > 1 ? "points" : "point"}`;
       this.bad.append(icon("warning"), text);
     }
+  }
+
+  /* What the legend tells while nobody points: the marked step, else the last one. */
+  restIndex(x) {
+    if (this.marked === null) return x.length - 1;
+    const after = x.findIndex((value) => value >= this.marked);
+    return after < 0 ? x.length - 1 : after;
   }
 
   toggleKey(key, index) {
@@ -272,6 +329,10 @@ class SeriesChart extends HTMLElement {
       sentences.push(`${key.replaceAll("_", " ")}: ${this.format(value)}.`);
     }
     this.summary.textContent = sentences.join(" ");
+    const label = this.getAttribute("label") ?? this.names.join(", ");
+    const told = this.names.map((name, index) => `${name} ${this.values[index].textContent}`);
+    const where = this.marked === null ? "" : `, ${this.at.textContent}: ${told.join(", ")}`;
+    this.host.setAttribute("aria-label", label + where);
   }
 }
 

@@ -27,7 +27,17 @@ from webapp.models import Artifact, Comment
 from webapp.services import run_files, run_report, traces
 from webapp.views.run_charts import GROUPS
 
-PARTS = ("", "status/", "figures/", "positions/", "samples/", "log/", "artifacts/", "details/")
+PARTS = (
+    "",
+    "status/",
+    "figures/",
+    "health/",
+    "diagnosis/",
+    "samples/",
+    "log/",
+    "artifacts/",
+    "details/",
+)
 DATA = ("series.json?keys=loss", "positions.json?keys=overlap_ratio")
 ACTIONS = (
     "register-output",
@@ -168,13 +178,6 @@ def test_a_wrong_question_for_series_is_told_so(browse, viewer, run, wrong):
     answer = browse(viewer).get(f"/runs/{run.public_id}/series.json?{wrong}")
     assert answer.status_code == 400
     assert "cannot be used" in answer.json()["error"]
-
-
-def test_positions_are_shaded_by_value_and_gaps_stay_gaps(run):
-    strip = run_report.strip(run, "overlap_ratio")
-    assert [label for label, _ in strip.rows] == ["0–15", "16–31"]
-    assert [cell.level for cell in strip.rows[0][1]] == [6, 6]
-    assert [cell.level for cell in strip.rows[1][1]] == [None, None]
 
 
 def test_evaluations_are_the_first_the_last_and_the_teachers(run):

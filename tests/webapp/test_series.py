@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opdcore.contract.events import Evaluated, Metrics, Positions, StageStarted, metrics
+from opdcore.contract.events import Evaluated, Metrics, StageStarted, metrics
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Event, MetricChunk, MetricRollup, Run
 from webapp.services import columns, recording, series
@@ -224,29 +224,6 @@ def test_the_metrics_of_a_run_are_known_before_and_after_compaction():
     assert series.keys(run) == ["loss"]
     series.compact(run.pk, through=1)
     assert series.keys(run) == ["loss"]
-
-
-@pytest.mark.django_db
-def test_positions_are_a_grid_and_what_a_later_attempt_rewrote_is_gone():
-    run = make_running()
-
-    def chunked(value):
-        return Positions(
-            edges=(0, 8, 16), positions=(4, 2), values={"overlap_ratio": (value, None)}
-        )
-
-    scribe = Scribe(run)
-    scribe.record(*(scribe.parsed(chunked(0.1), step=step) for step in (1, 2, 3)))
-    Run.objects.filter(pk=run.pk).update(attempt=2)
-    again = Scribe(run, attempt=2)
-    again.record(
-        again.parsed(StageStarted(stage_kind="distill", steps=20, resumed_from_step=1)),
-        again.parsed(chunked(0.2), step=2),
-    )
-    (grid,) = series.positions(run, ["overlap_ratio"])
-    assert grid.edges == (0, 8, 16)
-    assert grid.x == [1, 2]
-    assert grid.values == {"overlap_ratio": [[0.1, None], [0.2, None]]}
 
 
 @pytest.mark.django_db

@@ -2,7 +2,8 @@
 
 from webapp.models.accounts import ApiToken, LoginFailure, User
 from webapp.models.checkpoints import ModelRoot, RegisteredModel
-from webapp.models.events import Event, MetricChunk, MetricRollup
+from webapp.models.diagnoses import PairDiagnosis
+from webapp.models.events import Event, MetricChunk, MetricRollup, PositionRow
 from webapp.models.machines import Device, Lease, Worker
 from webapp.models.pairs import Pair, PairTeacher
 from webapp.models.projects import AuditEntry, Membership, Project, Role
@@ -24,7 +25,9 @@ __all__ = [
     "MetricRollup",
     "ModelRoot",
     "Pair",
+    "PairDiagnosis",
     "PairTeacher",
+    "PositionRow",
     "Project",
     "PromptSet",
     "Recipe",

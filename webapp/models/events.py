@@ -97,3 +97,30 @@ class MetricRollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.metric} {self.first_step}-{self.last_step}"
+
+
+class PositionRow(models.Model):
+    """One step's metrics by position chunk: `metrics` names the rows of `values`, by comma.
+
+    All blobs are little-endian: edges and positions whole numbers, values (metrics, chunks) in
+    single precision, NaN where nothing defines one. A later attempt's step replaces an earlier one's.
+    """
+
+    run = models.ForeignKey(Run, models.CASCADE, related_name="position_rows")
+    stage_index = models.PositiveSmallIntegerField()
+    step = models.PositiveIntegerField()
+    metrics = models.TextField()
+    edges = models.BinaryField()
+    positions = models.BinaryField()
+    values = models.BinaryField()
+
+    class Meta:
+        ordering = ["run", "stage_index", "step"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "stage_index", "step"], name="position_row_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"positions of step {self.step}"

@@ -20,7 +20,7 @@ from opdcore.contract import events as contract
 from opdcore.contract.errors import StillroomError
 from opdcore.contract.events import AnyEvent
 from webapp.models import Event, Run
-from webapp.services import series
+from webapp.services import diagnoses, positions, series
 
 _PAYLOAD = b',"payload":'
 _HEAD_FIELDS = 6  # attempt, line, stage_index, step, at, kind
@@ -120,16 +120,31 @@ def _insert(run: Run, lines: Sequence[Line], author: Author) -> None:
     first = lines[0].event
     if first.kind == "stage_started" and first.attempt > 1:
         series.compact(run.pk, through=run.last_seq)
-        series.supersede(
-            run.pk, stage_index=first.stage_index or 0, step=first.payload.resumed_from_step or 0
-        )
+        for kept in (series, positions):
+            kept.supersede(
+                run.pk,
+                stage_index=first.stage_index or 0,
+                step=first.payload.resumed_from_step or 0,
+            )
         run.compacted_seq = run.last_seq
     Event.objects.bulk_create(
         _row(run.pk, run.last_seq + number, line) for number, line in enumerate(lines, start=1)
     )
     run.last_seq += len(lines)
+    _keep(run.pk, [line.event for line in lines])
     columns = _headlines(lines, author.steps_by_stage) | _tokens(lines, author.teachers)
     Run.objects.filter(pk=run.pk).update(last_seq=run.last_seq, **columns)
+
+
+def _keep(run_id: int, events: Sequence[AnyEvent]) -> None:
+    """What is read in another shape than it was said in: by position, and of a pair."""
+    by_step = {(event.stage_index or 0, event.step or 0): event.payload
+               for event in events if event.kind == "positions"}  # fmt: skip
+    if by_step:
+        positions.keep(run_id, by_step)
+    diagnosed = [event for event in events if event.kind == "diagnosis"]
+    if diagnosed:
+        diagnoses.keep(run_id, diagnosed[-1].payload, at=diagnosed[-1].at)
 
 
 def _row(run_id: int, seq: int, line: Line) -> Event:
@@ -174,7 +189,7 @@ def _of_kind(event: AnyEvent) -> dict[str, Any]:
             columns = {"progress": event.payload.model_dump(mode="json")}
         case "stage_started" | "job_finished":
             columns = {"progress": None}
-        case "health":
+        case "health" | "diagnosis":
             columns = {"health": event.payload.verdict.model_dump(mode="json")}
     return columns
 

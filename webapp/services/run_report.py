@@ -1,36 +1,24 @@
-"""What a run's page tells beside its charts: stages, evaluations, log lines, positions.
+"""What a run's page tells beside its charts: stages, evaluations, log lines.
 
 All of it is read from the run's row and its recorded events, so a reload shows what was shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any, Literal
 
 import orjson
 
-from opdcore.contract.metrics import METRICS
 from webapp.models import Event, Run
 from webapp.services import series
 
 LOG_LINES = 400
-STRIP_STEPS = 60
-LEVELS = 8
-# Shares are coloured on [0, 1]; everything else on the range that is shown.
-POSITION_KEYS = (
-    "overlap_ratio",
-    "token_reward",
-    "reverse_kl",
-    "top1_agreement",
-    "student_entropy",
-    "teacher_entropy",
-)
 _LOG_KINDS = (
     "log", "job_started", "stage_started", "stage_finished", "job_finished", "evaluation", "health",
+    "diagnosis",
 )  # fmt: skip
 StageState = Literal["done", "current", "failed", "waiting"]
 
@@ -71,33 +59,6 @@ class LogLine:
     at: datetime
     level: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A value of one position chunk; `level` in 0..8 is its shade, None where it is undefined."""
-
-    value: float | None
-    level: int | None
-    x: int = 0
-    step: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Strip:
-    """One metric by position: rows of cells over steps, and the latest step's values."""
-
-    metric: str
-    edges: tuple[int, ...]
-    rows: list[tuple[str, list[Cell]]]
-    steps: list[int]
-    low: float
-    high: float
-
-    @property
-    def width(self) -> int:
-        """In the units of a cell's x."""
-        return 10 * len(self.steps)
 
 
 def stages(run: Run) -> list[StageMark]:
@@ -146,40 +107,6 @@ def versions(run: Run) -> dict[str, str]:
     return found
 
 
-def strip(run: Run, metric: str) -> Strip | None:
-    """The latest stage's values of one metric by position over steps; None before the first."""
-    grids = series.positions(run, [metric], rows=STRIP_STEPS)
-    if not grids or not grids[-1].x:
-        return None
-    grid = grids[-1]
-    table = grid.values[metric]
-    low, high = _range(table, metric)
-    rows = []
-    for chunk in range(len(grid.edges) - 1):
-        values = [row[chunk] if chunk < len(row) else None for row in table]
-        cells = [
-            Cell(value, _level(value, low, high), x=10 * column, step=step)
-            for column, (value, step) in enumerate(zip(values, grid.x, strict=True))
-        ]
-        rows.append((f"{grid.edges[chunk]}\u2013{grid.edges[chunk + 1] - 1}", cells))
-    return Strip(metric, grid.edges, rows, grid.x, low, high)
-
-
-def latest_positions(run: Run) -> dict[str, Any] | None:
-    """The newest step by position: its chunks, and a row of values for each metric."""
-    event = Event.objects.filter(run=run, kind="positions").order_by("-seq").first()
-    if event is None:
-        return None
-    said = orjson.loads(event.payload)
-    edges = said["edges"]
-    return {
-        "step": event.step,
-        "chunks": [f"{low}\u2013{high - 1}" for low, high in pairwise(edges)],
-        "positions": said["positions"],
-        "rows": [(METRICS[key], said["values"].get(key, []), key) for key in POSITION_KEYS],
-    }
-
-
 def _state(run: Run, index: int) -> StageState:
     if run.status == Run.Status.SUCCEEDED:
         return "done"
@@ -216,7 +143,9 @@ def _line(kind: str, step: int | None, at: datetime, said: dict[str, Any]) -> Lo
         return LogLine(at, said["level"], where + said["message"])
     if kind == "job_finished":
         return LogLine(at, *_finished(said))
-    level = "warning" if kind == "health" else "info"
+    level = "info"
+    if kind in ("health", "diagnosis") and said["verdict"]["go"] != "go":
+        level = "warning"
     return LogLine(at, level, where + _TOLD[kind](said))
 
 
@@ -246,21 +175,5 @@ _TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
     "stage_finished": lambda said: f"The stage is done after {said['seconds']:.1f} s.",
     "evaluation": _evaluated,
     "health": lambda said: f"verdict {said['verdict']['code']}.",
+    "diagnosis": lambda said: f"Diagnosis: {said['verdict']['code']}.",
 }
-
-
-def _range(table: list[list[float | None]], metric: str) -> tuple[float, float]:
-    if METRICS[metric].unit is None:
-        return 0.0, 1.0
-    values = list(_defined(table))
-    return (min(values), max(values)) if values else (0.0, 1.0)
-
-
-def _defined(table: list[list[float | None]]) -> Iterator[float]:
-    return (value for row in table for value in row if value is not None)
-
-
-def _level(value: float | None, low: float, high: float) -> int | None:
-    if value is None:
-        return None
-    return round(LEVELS * (value - low) / (high - low)) if high > low else LEVELS

@@ -51,17 +51,6 @@ class SeriesPage:
     stages: tuple[StageSpan, ...]
 
 
-@dataclass(frozen=True)
-class PositionGrid:
-    """Metrics by step and position chunk in one stage; row i of a value belongs to `x[i]`."""
-
-    stage_index: int
-    edges: tuple[int, ...]
-    x: list[int]
-    positions: list[list[int]]
-    values: dict[str, list[list[float | None]]]
-
-
 def read(run: Run, keys: Iterable[str], *, points: int = DEFAULT_POINTS) -> SeriesPage:
     """Each metric in at most `points` buckets, exact in extremes and in counts of non-finite values."""
     wanted = tuple(dict.fromkeys(keys))
@@ -103,24 +92,6 @@ def stages(run: Run) -> tuple[StageSpan, ...]:
         spans.append(StageSpan(index, stage.kind, offset, steps))
         offset += steps
     return tuple(spans)
-
-
-def positions(
-    run: Run, metrics: Iterable[str], *, rows: int = DEFAULT_POINTS
-) -> list[PositionGrid]:
-    """Metrics by position, one grid a stage, thinned to at most `rows` steps in each."""
-    wanted = tuple(metrics)
-    offsets = {span.index: span.offset for span in stages(run)}
-    cuts = _cuts(run.pk)
-    by_step: dict[int, dict[int, str]] = defaultdict(dict)
-    events = Event.objects.filter(run=run, kind="positions").order_by("seq")
-    for seq, stage, step, payload in events.values_list("seq", "stage_index", "step", "payload"):
-        if not any(_stale(seq, stage or 0, step or 0, cut) for cut in cuts):
-            by_step[stage or 0][step or 0] = payload
-    return [
-        _grid(stage, dict(sorted(found.items())), wanted, offset=offsets.get(stage, 0), rows=rows)
-        for stage, found in sorted(by_step.items())
-    ]
 
 
 def compact(run_id: int, *, through: int) -> None:
@@ -292,35 +263,3 @@ def _document(buckets: Buckets) -> dict[str, object]:
         "max": np.ascontiguousarray(buckets.maximum, np.float32),
         "nonfinite": np.ascontiguousarray(buckets.nonfinite, np.uint32),
     }
-
-
-def _grid(
-    stage: int, found: Mapping[int, str], metrics: Sequence[str], *, offset: int, rows: int
-) -> PositionGrid:
-    every = max(1, -(-len(found) // rows))
-    steps = list(found)[::-every][::-1]
-    payloads = [orjson.loads(found[step]) for step in steps]
-    return PositionGrid(
-        stage_index=stage,
-        edges=max((tuple(payload["edges"]) for payload in payloads), key=len),
-        x=[offset + step for step in steps],
-        positions=[payload["positions"] for payload in payloads],
-        values={key: [payload["values"].get(key, []) for payload in payloads] for key in metrics},
-    )
-
-
-Cut = tuple[int, int, int]  # seq, stage_index, step
-
-
-def _cuts(run_id: int) -> list[Cut]:
-    """Where later attempts began: what an earlier one wrote after that step is stale."""
-    starts = Event.objects.filter(run_id=run_id, kind="stage_started", attempt__gt=1)
-    return [
-        (seq, stage or 0, orjson.loads(payload).get("resumed_from_step") or 0)
-        for seq, stage, payload in starts.values_list("seq", "stage_index", "payload")
-    ]
-
-
-def _stale(seq: int, stage: int, step: int, cut: Cut) -> bool:
-    cut_seq, cut_stage, cut_step = cut
-    return seq < cut_seq and (stage > cut_stage or (stage == cut_stage and step > cut_step))

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from opdcore.contract.metrics import METRICS, POSITION_METRICS
+
+# Curves by position: what the student gains, where the two agree, how sure both are.
+CURVE_KEYS = ("token_reward", "overlap_ratio", "student_entropy", "teacher_entropy")
+# What the heat map offers, the first one chosen: those of the curves, then all others.
+HEAT_KEYS = (
+    "overlap_ratio",
+    "token_reward",
+    *(key for key in POSITION_METRICS if key not in ("overlap_ratio", "token_reward")),
+)
 
 
 class Chart(NamedTuple):
@@ -125,3 +137,10 @@ GROUPS = (
         ),
     ),
 )
+_CHARTED = {key for group in GROUPS for chart in group.charts for key in chart.keys.split(",")}
+
+
+def uncharted(keys: Iterable[str]) -> list[Chart]:
+    """A chart for each of these metrics that no group shows."""
+    wanted = dict.fromkeys(key for key in keys if key in METRICS and key not in _CHARTED)
+    return [Chart(METRICS[key].label, key, "mean", unit=METRICS[key].unit or "") for key in wanted]

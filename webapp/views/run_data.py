@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-import orjson
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.utils.text import slugify
 from django.views.decorators.http import require_GET
 
 from opdcore.contract.metrics import METRICS, POSITION_METRICS
 from webapp.models import Artifact, Run
-from webapp.services import run_files, series, traces
+from webapp.services import positions, run_files, series, traces
 from webapp.views import downloads
 from webapp.views.scope import visible
 
@@ -34,11 +33,10 @@ def positions_json(request: HttpRequest, public_id: str) -> HttpResponse:
     """Metrics by step and position chunk, one grid a stage."""
     run = visible(Run.objects.all(), request, public_id)
     keys = _keys(request, POSITION_METRICS)
-    rows = _number(request, "rows", series.DEFAULT_POINTS, most=MOST_POINTS)
+    rows = _number(request, "rows", positions.DEFAULT_ROWS, most=MOST_POINTS)
     if keys is None or rows is None:
         return _bad("keys or rows", "metric keys that are kept by position, and a whole number")
-    grids = [vars(grid) for grid in series.positions(run, keys, rows=rows)]
-    return _json(orjson.dumps({"grids": grids}))
+    return _json(positions.encode(positions.read(run, keys, rows=rows)))
 
 
 @require_GET

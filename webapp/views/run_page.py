@@ -15,9 +15,9 @@ from django.views.decorators.http import require_GET
 from opdcore.contract.metrics import METRICS
 from webapp.models import Run
 from webapp.permissions import allows
-from webapp.services import run_files, run_report, series, traces
-from webapp.services.run_report import POSITION_KEYS, Evaluations, Measured
-from webapp.views.run_charts import GROUPS
+from webapp.services import diagnosis_report, health, run_files, run_report, series, traces
+from webapp.services.run_report import Evaluations, Measured
+from webapp.views.run_charts import CURVE_KEYS, GROUPS, HEAT_KEYS, uncharted
 from webapp.views.scope import visible
 
 NO_CONTENT = 204
@@ -27,8 +27,14 @@ NO_CONTENT = 204
 def page(request: HttpRequest, public_id: str) -> HttpResponse:
     """The whole page; its charts, samples and logs fetch their own data."""
     run = _run(request, public_id)
-    context = _status(request, run) | {
+    context = _status(request, run) | _health(run) | _diagnosis(run)
+    context |= {
         "groups": GROUPS,
+        "heat_metrics": [
+            {"key": key, "label": METRICS[key].label, "unit": METRICS[key].unit}
+            for key in HEAT_KEYS
+        ],
+        "curve_keys": ",".join(CURVE_KEYS),
         "steps_by_stage": ",".join(str(span.steps) for span in series.stages(run)),
         "comments": run.comments.select_related("author"),
         "review_states": Run.Review.choices,
@@ -52,19 +58,17 @@ def figures(request: HttpRequest, public_id: str) -> HttpResponse:
 
 
 @require_GET
-def positions(request: HttpRequest, public_id: str) -> HttpResponse:
-    """One metric by position over the steps, and all of them at the latest one."""
+def health_part(request: HttpRequest, public_id: str) -> HttpResponse:
+    """The monitor's latest verdict with its evidence, and how it changed."""
     run = _run(request, public_id)
-    asked = request.GET.get("metric", "")
-    metric = asked if asked in POSITION_KEYS else POSITION_KEYS[0]
-    context = {
-        "run": run,
-        "strip": run_report.strip(run, metric),
-        "metric": METRICS[metric],
-        "latest": run_report.latest_positions(run),
-        "levels": range(run_report.LEVELS + 1),
-    }
-    return render(request, "runs/_positions.html", context)
+    return render(request, "runs/_health.html", _health(run) | {"is_fragment": True})
+
+
+@require_GET
+def diagnosis_part(request: HttpRequest, public_id: str) -> HttpResponse:
+    """What a diagnose stage found."""
+    run = _run(request, public_id)
+    return render(request, "runs/_diagnosis.html", _diagnosis(run))
 
 
 @require_GET
@@ -136,6 +140,22 @@ def _status(request: HttpRequest, run: Run) -> dict[str, Any]:
         "may_edit": allows(request.user, "edit", run.project),
         "may_comment": allows(request.user, "comment", run.project),
         "may_review": allows(request.user, "review", run.project),
+    }
+
+
+def _health(run: Run) -> dict[str, Any]:
+    found = health.of(run)
+    evidence = [row.key for row in found.said.rows] if found else []
+    trains = any(span.steps for span in series.stages(run))
+    return {"run": run, "health": found, "trains": trains, "uncharted": uncharted(evidence)}
+
+
+def _diagnosis(run: Run) -> dict[str, Any]:
+    stages = series.stages(run)
+    return {
+        "run": run,
+        "report": diagnosis_report.of(run),
+        "diagnoses": any(span.kind == "diagnose" for span in stages),
     }
 
 

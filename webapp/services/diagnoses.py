@@ -1,0 +1,240 @@
+"""Diagnoses of pairs: kept when a job reports one, launched from a few choices, read as a matrix.
+
+A diagnosis is a run like any other, whose recipe has one stage. What it measures and how it is
+judged, this module does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from opdcore.contract.evaluation import Evaluation, Goal, GoalKind, VerifierName
+from opdcore.contract.probe import DiagnoseStage, Diagnosis, Relation
+from opdcore.contract.recipe import Recipe as RecipeDocument
+from webapp.models import (
+    Pair,
+    PairDiagnosis,
+    Project,
+    PromptSet,
+    Recipe,
+    RegisteredModel,
+    Run,
+    User,
+)
+from webapp.services import recipes, runs
+
+RECIPE_NAME = "Diagnosis"
+# So many of a pair's newest runs are looked through for those that diagnose.
+RUNS_LOOKED_AT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a diagnosis is to look at; the rest is as the pair's last distillation has it."""
+
+    prompt_set: PromptSet
+    verifier: VerifierName
+    goal: GoalKind
+    prompts: int
+    max_response_tokens: int
+    relation: Relation
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A student met by a teacher: the pair, if there is one, and its newest diagnosis."""
+
+    student: RegisteredModel
+    teacher: RegisteredModel
+    pair: Pair | None
+    diagnosis: PairDiagnosis | None
+    others: int = 0
+    is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One student before all teachers."""
+
+    student: RegisteredModel
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """All students by all teachers of a project's pairs."""
+
+    teachers: list[RegisteredModel]
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """A diagnosis as a list shows it."""
+
+    row: PairDiagnosis
+    is_stale: bool
+
+
+def keep(run_id: int, diagnosis: Diagnosis, *, at: datetime) -> None:
+    """Makes this the pair's newest diagnosis for its prompt set and goal, unless one is newer."""
+    related = ("pair", "recipe", "train_set")
+    run = Run.objects.select_related(*related).get(pk=run_id)
+    goal = run.recipe.contract.goal.kind
+    of = {"pair": run.pair, "prompt_set": run.train_set, "goal": goal}
+    if PairDiagnosis.objects.filter(**of, diagnosed_at__gt=at).exists():
+        return
+    verdict = diagnosis.verdict
+    PairDiagnosis.objects.update_or_create(
+        **of,
+        defaults={
+            "run": run,
+            "code": verdict.code,
+            "verdict": verdict.model_dump(mode="json"),
+            "calibration": diagnosis.calibration[:200],
+            "prompts": diagnosis.probe.prompts,
+            "weights": _weights([run.snapshot["student"], *run.snapshot["teachers"]]),
+            "diagnosed_at": at,
+        },
+    )
+
+
+@transaction.atomic
+def launch(pair: Pair, plan: Plan, *, actor: User) -> Run:
+    """Queues a run that only diagnoses; raises as `runs.launch` does."""
+    document = document_of(pair, plan)
+    graded = plan.prompt_set if plan.verifier != "none" else None
+    return runs.launch(
+        actor=actor,
+        project=pair.project,
+        pair=pair,
+        recipe=_recipe(document, pair.project, actor),
+        train=plan.prompt_set,
+        held_out=graded,
+        name=f"{pair.name[:100]}: diagnosis",
+    )
+
+
+def document_of(pair: Pair, plan: Plan) -> RecipeDocument:
+    """The recipe of a diagnosis: one stage, in the manner of the pair's last distillation."""
+    usual = usual_recipe(pair)
+    stages = usual.stages if usual else ()
+    distil = next((stage for stage in stages if stage.kind == "distill"), None)
+    shared = ("k", "temperature", "max_prompt_tokens")
+    taken: dict[str, Any] = {name: getattr(distil, name) for name in shared} if distil else {}
+    tiers = ("static", "scored", "hand_off") if plan.verifier != "none" else ("static", "scored")
+    stage = DiagnoseStage(
+        tiers=tiers,
+        prompts=plan.prompts,
+        max_response_tokens=plan.max_response_tokens,
+        relation=plan.relation,
+        **taken,
+    )
+    evaluation = usual.evaluation if usual else Evaluation()
+    evaluation = evaluation.model_copy(update={"verifier": plan.verifier})
+    goal = Goal(kind=plan.goal)
+    return RecipeDocument(name=RECIPE_NAME, goal=goal, evaluation=evaluation, stages=(stage,))
+
+
+def usual_recipe(pair: Pair) -> RecipeDocument | None:
+    """The recipe of the pair's last run that distils, else the one that bears its name."""
+    used = Run.objects.filter(pair=pair).select_related("recipe")[:RUNS_LOOKED_AT]
+    documents = (run.recipe.contract for run in used)
+    last = next((one for one in documents if any(one.steps_by_stage)), None)
+    if last is not None:
+        return last
+    named = pair.name.partition(":")[0]
+    found = Recipe.objects.filter(project=pair.project, name=named).newest().first()
+    return found.contract if found else None
+
+
+def latest(pair: Pair) -> list[Latest]:
+    """The newest diagnosis for each prompt set and goal, newest first."""
+    now = weights_now(pair)
+    rows = PairDiagnosis.objects.filter(pair=pair).with_parts()
+    return [Latest(row, is_stale(row, now)) for row in rows]
+
+
+def runs_behind(pair: Pair) -> list[Run]:
+    """The pair's newest runs that diagnose, finished or not."""
+    found = Run.objects.filter(pair=pair).select_related("recipe", "train_set", "created_by")
+    kinds = {"diagnose"}
+    return [
+        run
+        for run in found.defer("snapshot", "notes")[:RUNS_LOOKED_AT]
+        if kinds & {stage["kind"] for stage in run.recipe.document["stages"]}
+    ]
+
+
+def matrix(project: Project) -> Matrix:
+    """Every student of the project's pairs before every teacher, with the newest diagnosis of each."""
+    pairs = list(Pair.objects.filter(project=project).with_models())
+    found = _by_pair(project)
+    met = {(pair.student_id, one.model_id): pair for pair in reversed(pairs)
+           for one in pair.teachers.all()}  # fmt: skip
+    diagnosed = [pair for pair in pairs if found.get(pair.pk)]
+    diagnosed.sort(key=lambda pair: found[pair.pk][0].diagnosed_at)
+    met |= {(pair.student_id, one.model_id): pair for pair in diagnosed
+            for one in pair.teachers.all()}  # fmt: skip
+    students = _named({pair.student for pair in pairs})
+    teachers = _named({one.model for pair in pairs for one in pair.teachers.all()})
+    rows = [
+        Row(student, [_cell(student, teacher, met, found) for teacher in teachers])
+        for student in students
+    ]
+    return Matrix(teachers, rows)
+
+
+def weights_now(pair: Pair) -> str:
+    """What tells the pair's present weights from others, as far as their headers do."""
+    models = [pair.student, *(one.model for one in pair.teachers.all())]
+    return _weights([{"card": model.card} for model in models])
+
+
+def is_stale(row: PairDiagnosis, now: str) -> bool:
+    """Whether a model's weights are others than those that were diagnosed."""
+    return bool(row.weights and now and row.weights != now)
+
+
+def _recipe(document: RecipeDocument, project: Project, actor: User) -> Recipe:
+    """The version of the diagnosis recipe that is equal, whatever came after it; else a new one."""
+    same = Recipe.objects.filter(
+        project=project, name=document.name, sha256=recipes.digest(document)
+    )
+    return same.first() or recipes.save(document, project=project, actor=actor)
+
+
+def _weights(sides: Sequence[dict[str, Any]]) -> str:
+    """Empty where one of the models was never inspected."""
+    cards = [side["card"] for side in sides]
+    return "" if None in cards else " ".join(card["weights_fingerprint"] for card in cards)
+
+
+def _by_pair(project: Project) -> dict[int, list[PairDiagnosis]]:
+    found: dict[int, list[PairDiagnosis]] = {}
+    for row in PairDiagnosis.objects.filter(pair__project=project).with_parts():
+        found.setdefault(row.pair_id, []).append(row)
+    return found
+
+
+def _named(models: set[RegisteredModel]) -> list[RegisteredModel]:
+    return sorted(models, key=lambda model: (model.name, model.pk))
+
+
+def _cell(
+    student: RegisteredModel,
+    teacher: RegisteredModel,
+    met: dict[tuple[int, int], Pair],
+    found: dict[int, list[PairDiagnosis]],
+) -> Cell:
+    pair = met.get((student.pk, teacher.pk))
+    rows = found.get(pair.pk, []) if pair else []
+    if pair is None or not rows:
+        return Cell(student, teacher, pair, None)
+    stale = is_stale(rows[0], weights_now(pair))
+    return Cell(student, teacher, pair, rows[0], others=len(rows) - 1, is_stale=stale)
