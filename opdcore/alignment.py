@@ -125,6 +125,13 @@ def by_position(
     return _means(alignment, chunk, chunks=len(edges) - 1)
 
 
+def by_group(
+    alignment: Alignment, group: Int[Tensor, "N"], *, groups: int
+) -> dict[str, list[float | None]]:
+    """Return each metric's mean over the positions of each group, which are counted from 0."""
+    return _means(alignment, group, chunks=groups)
+
+
 def _overlap(student: Distribution, teacher: Distribution, ranked: TopK) -> _Overlap:
     return _Overlap(
         student=student.logprobs_at(ranked.student),

@@ -33,11 +33,13 @@ from opdcore.contract.events import (
 )
 from opdcore.contract.job import Job
 from opdcore.contract.outcome import Outcome
-from opdcore.contract.recipe import DistillStage, Stage
+from opdcore.contract.probe import DiagnoseStage
+from opdcore.contract.recipe import DistillStage, Recipe, Stage
 from opdcore.device import describe, is_out_of_memory
+from opdcore.stages.diagnose import diagnose
 from opdcore.stages.distill import distill
 from opdcore.stages.evaluate import evaluate
-from opdcore.workspace import Line, Stop, Workspace, pick_device, prepare
+from opdcore.workspace import Line, Stop, Workspace, only_diagnoses, pick_device, prepare
 
 OUTPUT = "output"
 # How a run ends that an error ended; any other has failed.
@@ -117,18 +119,27 @@ def _execute(
         yield numbering.event(Line(StageFinished(seconds=time.perf_counter() - started)))
 
     numbering.stage_index = None
-    yield numbering.event(Line(_output(work)))
+    if not only_diagnoses(job.recipe):
+        yield numbering.event(Line(_output(work)))
     return _outcome(work)
 
 
 def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) -> Iterator[Line]:
-    if index == 0 and isinstance(stage, DistillStage) and work.evaluator is not None:
+    if work.evaluator is not None and _needs_baseline(work.job.recipe, index):
         for payload in work.heeding_stop(work.evaluator.baseline(work.student)):
             yield Line(payload, 0)
     if isinstance(stage, DistillStage):
         yield from distill(stage, work, stage_index=index, resume=resume)
+    elif isinstance(stage, DiagnoseStage):
+        yield from diagnose(stage, work, stage_index=index)
     else:
         yield from evaluate(work, stage_index=index)
+
+
+def _needs_baseline(recipe: Recipe, index: int) -> bool:
+    """Before the first stage that does more than diagnose; an evaluation that is the very first is it."""
+    first = next(i for i, one in enumerate(recipe.stages) if not isinstance(one, DiagnoseStage))
+    return index == first and (index > 0 or isinstance(recipe.stages[index], DistillStage))
 
 
 def _started(job: Job) -> JobStarted:
@@ -148,7 +159,7 @@ def _stage_started(stage: Stage, resume: Saved | None) -> StageStarted:
 
 def _untold(work: Workspace) -> Iterator[Line]:
     """What this run cannot tell, said once at its beginning."""
-    if work.evaluator is None:
+    if work.evaluator is None and not only_diagnoses(work.job.recipe):
         reason = "no held-out prompts" if work.job.prompt_sets.held_out is None else "no verifier"
         yield Line(
             Logged(
@@ -170,6 +181,9 @@ def _output(work: Workspace) -> ArtifactWritten:
 
 def _outcome(work: Workspace) -> Outcome:
     recipe = work.job.recipe
+    if only_diagnoses(recipe):
+        why = "The recipe only diagnoses, so there is no gain to judge; its verdict is the result."
+        return Outcome(code="unmeasured", explanation=why)
     if work.evaluator is None:
         return _unmeasured(work.job)
     outcome = work.evaluator.outcome(recipe.goal)

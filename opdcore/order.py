@@ -22,6 +22,11 @@ def draw(prompts: int, stage: DistillStage, *, seed: int, stage_index: int, step
     return [row for row in rows for _ in range(stage.rollouts_per_prompt)]
 
 
+def probed(prompts: int, *, at_most: int, seed: int, stage_index: int) -> list[int]:
+    """Rows that a diagnosis draws: the first of an order in which every prefix is a random sample."""
+    return list(_permutation(prompts, seed_of(seed, stage_index))[:at_most])
+
+
 def seed_of(*parts: int) -> int:
     """A 63-bit seed that differs wherever a part differs."""
     digest = hashlib.sha256(repr(parts).encode()).digest()

@@ -28,6 +28,7 @@ class Passed:
     """What a step's passes told: the loss, its parts, and the alignment at the batches' positions."""
 
     loss: float
+    losses: Tensor  # (N,) by position; NaN where one is masked
     parts: dict[str, float | None]
     alignment: Alignment
     batches: Sequence[Batch]
@@ -39,19 +40,31 @@ def objective_of(stage: DistillStage) -> Objective:
 
 
 def back_propagate(
-    stage: DistillStage, work: Workspace, rows: Sequence[int], rollouts: Sequence[Rollout]
+    stage: DistillStage,
+    work: Workspace,
+    rows: Sequence[int],
+    rollouts: Sequence[Rollout],
+    *,
+    k: int | None = None,
 ) -> Passed:
-    """Back-propagates the mean loss of the step's trained tokens, and that of its demonstrations."""
+    """Back-propagates the mean loss of the step's trained tokens, and that of its demonstrations.
+
+    Alignment is measured on the top `k`, the stage's own unless another is given.
+    """
     sides = [[work.prompt_ids[row][side] for row in rows] for side in (0, 1)]
     batches = list(cut(rollouts, sides, tokens=stage.micro_batch_tokens))
     masked = _masked_ids(stage, work.student)
     kept = sum(int((~torch.isin(batch.sampled_ids, masked)).sum()) for batch in batches)
-    scored = [_score(stage, work, batch, masked, scale=1 / max(1, kept)) for batch in batches]
+    scored = [
+        _score(stage, work, batch, masked, scale=1 / max(1, kept), k=k or stage.k)
+        for batch in batches
+    ]
     positions = sum(one.positions for one in scored)
     loss = sum(one.loss_sum for one in scored) / max(1, kept)
     gold = _demonstrated(stage, work, rows) if stage.gold_sft_weight else None
     return Passed(
         loss=loss + stage.gold_sft_weight * (gold or 0.0),
+        losses=torch.cat([one.losses for one in scored]),
         parts={
             "initial_kl": _mean([one.initial_kl_sum for one in scored], positions),
             "gold_nll": gold,
@@ -63,7 +76,7 @@ def back_propagate(
 
 
 def _score(
-    stage: DistillStage, work: Workspace, batch: Batch, masked: Tensor, *, scale: float
+    stage: DistillStage, work: Workspace, batch: Batch, masked: Tensor, *, scale: float, k: int
 ) -> Scored:
     """One micro-batch: what it measures is of all its tokens, what it trains of the others alone."""
     device = work.student.device
@@ -82,7 +95,7 @@ def _score(
         work.teacher.project,
         batch.sampled_ids.to(device),
         objective=objective_of(stage),
-        k=stage.k,
+        k=k,
         vocabulary=work.vocabulary,
         temperature=stage.temperature,
         loss_scale=scale,

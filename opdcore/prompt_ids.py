@@ -10,8 +10,9 @@ from collections.abc import Generator, Sequence
 
 from opdcore.contract.events import Progress
 from opdcore.contract.prompt import Prompt
+from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.recipe import DistillStage
-from opdcore.order import draw
+from opdcore.order import draw, probed
 from opdcore.rendering import Renderer
 
 RENDERED_AT_ONCE = 10_000
@@ -20,8 +21,12 @@ RENDERED_AT_ONCE = 10_000
 PromptIds = dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-def drawn(prompts: int, stage: DistillStage, *, seed: int, stage_index: int) -> set[int]:
-    """Rows that the steps of a stage draw from so many prompts."""
+def drawn(
+    prompts: int, stage: DistillStage | DiagnoseStage, *, seed: int, stage_index: int
+) -> set[int]:
+    """Rows that the steps of a stage, or its probe, draw from so many prompts."""
+    if isinstance(stage, DiagnoseStage):
+        return set(probed(prompts, at_most=stage.prompts, seed=seed, stage_index=stage_index))
     if stage.steps * stage.prompts_per_step >= prompts:
         return set(range(prompts))
     steps = range(1, stage.steps + 1)

@@ -40,9 +40,11 @@ class Scored:
 
     `trained` counts the positions that the loss trains on; `initial_kl_sum` is KL(student || student
     at the run's start) summed over all positions, None where the objective has no use for it.
+    `losses` are the summands: 0 where a selection passes over a position, NaN where it is masked.
     """
 
     loss_sum: float
+    losses: Float[Tensor, "N"]
     positions: int
     trained: int
     initial_kl_sum: float | None
@@ -72,6 +74,7 @@ class _Pass:
     buffers: Buffers
     totals: Float[Tensor, "3"]
     parts: list[Alignment]
+    losses: list[Float[Tensor, "N"]]
 
 
 def score(  # noqa: PLR0913 - two sides, what is measured, and how
@@ -110,6 +113,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
         buffers=_buffers(vocabulary, student_hidden),
         totals=torch.zeros(3, dtype=torch.float64, device=student_hidden.device),
         parts=[],
+        losses=[],
     )
     for rows in _slices(
         len(student_hidden), chunk_rows or rows_per_chunk(vocabulary, student_hidden.device.type)
@@ -122,6 +126,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     loss_sum, counted, initial_kl = seen.totals.tolist()
     return Scored(
         loss_sum=loss_sum,
+        losses=torch.cat(seen.losses),
         positions=len(sampled_ids),
         trained=int(counted),
         initial_kl_sum=initial_kl if initial else None,
@@ -220,10 +225,14 @@ def _score_block(logits: Tensor, others: list[Tensor], tokens: _Tokens, seen: _P
         target, tokens.ids, objective=objective, scale=scale, gradient=logits
     ) + _added(comparison, start, objective, scale, gradient=logits)
 
-    seen.totals[0] += losses.masked_fill(~part, 0.0).sum(dtype=torch.float64)
+    losses = losses.masked_fill(~part, 0.0)
+    seen.totals[0] += losses.sum(dtype=torch.float64)
     seen.totals[1] += part.sum()
     if start is not None:
         seen.totals[2] += start.reverse_kl.sum(dtype=torch.float64)
+    if tokens.trained is not None:
+        losses = losses.masked_fill(~tokens.trained, torch.nan)
+    seen.losses.append(losses)
 
 
 def _from_the_start(comparison: Comparison, initial: list[Tensor]) -> Comparison | None:

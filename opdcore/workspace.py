@@ -21,7 +21,8 @@ from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
 from opdcore.contract.job import Job
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.probe import DiagnoseStage
+from opdcore.contract.recipe import DistillStage, Recipe
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
@@ -97,14 +98,14 @@ def prepare(
     teacher = load(job.teachers[0], device=device, field="teachers.0")
     teacher.model.requires_grad_(requires_grad=False)
     yield Progress(what="loading models", done=2, total=2, unit="models")
-    vocabulary = _shared_vocabulary(student, teacher)
-    _check_recipe(job, vocabulary, student.network)
+    vocabulary = _shared_vocabulary(job, student, teacher)
     ids = yield from _render_train(job, train, student, teacher)
     demonstrated = _demonstrations(job, train, student)
     initial = _initial_student(job, device)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation, judge=job.judge))
     evaluator = None
-    if held_out and (verifier is not None or job.recipe.goal.target_metric != "accuracy"):
+    gradable = verifier is not None or job.recipe.goal.target_metric != "accuracy"
+    if held_out and gradable and not only_diagnoses(job.recipe):
         evaluator = Evaluator(
             job.recipe.evaluation,
             held_out,
@@ -187,27 +188,41 @@ def pick_device(job: Job) -> torch.device:
     return named(name, field="resources.train.devices")
 
 
-def _shared_vocabulary(student: LoadedModel, teacher: LoadedModel) -> int:
+def only_diagnoses(recipe: Recipe) -> bool:
+    """Whether nothing is trained or evaluated, so that bad news is a finding and no error."""
+    return all(isinstance(stage, DiagnoseStage) for stage in recipe.stages)
+
+
+def _shared_vocabulary(job: Job, student: LoadedModel, teacher: LoadedModel) -> int:
+    """The ids that both sides mean alike; raises BadInput where the recipe cannot work with them."""
     report = token_maps.compare(student.folder, teacher.folder)
-    report.refuse_if_different()
+    if not only_diagnoses(job.recipe):
+        report.refuse_if_different()
+    if report.verdict != "different":
+        _check_recipe(job, report.shared_vocabulary, student.network)
     return report.shared_vocabulary
 
 
 def _check_recipe(job: Job, vocabulary: int, network: Network) -> None:
     for index, stage in enumerate(job.recipe.stages):
+        if isinstance(stage, DistillStage | DiagnoseStage):
+            _check_k(stage.k, vocabulary, field=f"recipe.stages.{index}.k")
         if isinstance(stage, DistillStage):
             _check_stage(stage, vocabulary, network, field=f"recipe.stages.{index}")
 
 
-def _check_stage(stage: DistillStage, vocabulary: int, network: Network, *, field: str) -> None:
-    """What depends on the pair as well as on the knobs; `field` names the stage."""
-    if stage.k > vocabulary:
+def _check_k(k: int, vocabulary: int, *, field: str) -> None:
+    if k > vocabulary:
         raise BadInput(
             "recipe.k_above_vocabulary",
-            f"k is {stage.k}, but the pair shares only {vocabulary} tokens.",
+            f"k is {k}, but the pair shares only {vocabulary} tokens.",
             remedy=f"Lower k to at most {vocabulary}; 16 is usual.",
-            field=f"{field}.k",
+            field=field,
         )
+
+
+def _check_stage(stage: DistillStage, vocabulary: int, network: Network, *, field: str) -> None:
+    """What depends on the pair as well as on the knobs; `field` names the stage."""
     if stage.form == "top_k" and stage.support == "symmetric_difference" and stage.k == vocabulary:
         raise BadInput(
             "recipe.k_leaves_nothing",
@@ -233,7 +248,7 @@ def _render_train(
     stages = [
         (stage, prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index))
         for index, stage in enumerate(job.recipe.stages)
-        if isinstance(stage, DistillStage)
+        if isinstance(stage, DistillStage | DiagnoseStage)
     ]
     rows = sorted({row for _, drawn in stages for row in drawn})
     ids = yield from prompt_ids.render(
