@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +38,7 @@ FOLDER = "checkpoints"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+MONITOR = "monitor.json"
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,12 @@ class Saved:
 
 def save(
     root: Path, model: nn.Module, optimizer: AdamW, *, stage_index: int,
-    step: int, recipe_sha256: str,
+    step: int, recipe_sha256: str, monitor: Mapping[str, Any] | None = None,
 ) -> tuple[Saved, Written]:  # fmt: skip
-    """Writes the checkpoint after `step`; returns it with its manifest's hash and total size."""
+    """Writes the checkpoint after `step`; returns it with its manifest's hash and total size.
+
+    `monitor` is what the monitor goes on from, as JSON.
+    """
     folder = root / f"stage-{stage_index:02d}-step-{step:07d}"
     state = {"version": 1, "stage_index": stage_index, "step": step, "recipe_sha256": recipe_sha256}
     with whole_folder(folder) as aside:
@@ -60,6 +66,8 @@ def save(
             OPTIMIZER: write_tensors(aside / OPTIMIZER, _optimizer_tensors(model, optimizer)),
             STATE: write_bytes(aside / STATE, json.dumps(state).encode()),
         }
+        if monitor is not None:
+            files[MONITOR] = write_bytes(aside / MONITOR, json.dumps(monitor).encode())
         manifest = write_manifest(aside, files)
     size = manifest.size_bytes + sum(written.size_bytes for written in files.values())
     return Saved(folder, stage_index, step), Written(manifest.sha256, size)
@@ -88,6 +96,15 @@ def newest(root: Path, *, recipe_sha256: str) -> Saved | None:
             )
         return Saved(folder, state["stage_index"], state["step"])
     return None
+
+
+def monitor(saved: Saved) -> dict[str, Any] | None:
+    """What the monitor goes on from; None where the checkpoint holds nothing of it."""
+    file = saved.folder / MONITOR
+    if not file.exists():
+        return None
+    state: dict[str, Any] = json.loads(file.read_bytes())
+    return state
 
 
 def restore(saved: Saved, model: nn.Module, optimizer: AdamW) -> None:

@@ -18,7 +18,7 @@ import torch
 from opdcore.contract.errors import BadInput
 from opdcore.contract.evaluation import Evaluation, Goal, TargetMetric
 from opdcore.contract.events import ArtifactWritten, Evaluated, ModelRole, Payload, Progress
-from opdcore.contract.outcome import Outcome, Scores, judge, mean_interval
+from opdcore.contract.outcome import Interval, Outcome, Scores, judge, mean_interval
 from opdcore.contract.prompt import Prompt
 from opdcore.files import write_bytes
 from opdcore.models import LoadedModel
@@ -86,6 +86,12 @@ class Evaluator:
         if self.evaluation.teacher and not self._teacher_told:
             self._teacher_told = True
             yield from self._evaluate(model, "teacher", TEACHER_FILE)
+
+    def before(self) -> Interval | None:
+        """The student's accuracy before the first step; None where nothing measured it."""
+        if not (self.folder / BASELINE_FILE).exists():
+            return None
+        return mean_interval(self._read(BASELINE_FILE).accuracy)
 
     def outcome(self, goal: Goal) -> Outcome:
         """Judges the run on its first and last evaluation of the student."""

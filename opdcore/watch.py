@@ -1,0 +1,87 @@
+"""The watch over a distill stage: feeds the monitor, tells its verdicts, and halts where asked to.
+
+A run halts once for each code: whoever resumes it has decided that it goes on in spite of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from opdcore import checkpoints
+from opdcore.checkpoints import Saved
+from opdcore.contract.errors import EngineFailure, Paused, StillroomError
+from opdcore.contract.events import Evaluated, Health, Payload, Positions
+from opdcore.contract.recipe import DistillStage
+from opdcore.contract.verdicts import Verdict
+from opdcore.monitor import Monitor, is_failing
+from opdcore.workspace import Line, Workspace
+
+
+class Watch:
+    """Watches one stage, from its first step or from a checkpoint on."""
+
+    def __init__(self, stage: DistillStage, work: Workspace, *, resume: Saved | None) -> None:
+        self.stage = stage
+        self.monitor = Monitor(stage)
+        self._halted: list[str] = []
+        state = checkpoints.monitor(resume) if resume else None
+        if state is not None:
+            self.monitor.restore(state["monitor"])
+            self._halted = list(state["halted"])
+        elif work.evaluator is not None and (before := work.evaluator.before()):
+            self.monitor.accuracy(0, before.value, before.low, before.high)
+
+    def restored(self, step: int) -> Iterator[Line]:
+        """The verdict that held at the checkpoint, since later ones are no more."""
+        if self.monitor.verdict is not None:
+            yield Line(Health(verdict=self.monitor.verdict), step)
+
+    def observe(
+        self, step: int, values: Mapping[str, float | None], positions: Positions
+    ) -> Iterator[Line]:
+        """Takes a step's numbers in; a line where the verdict changes."""
+        yield from _told(self.monitor.observe(step, values, positions), step)
+
+    def evaluated(self, payload: Payload, step: int) -> Iterator[Line]:
+        """Takes an evaluation of the student in; other payloads say nothing about its health."""
+        if isinstance(payload, Evaluated) and payload.role == "student":
+            value, low, high = (
+                payload.values[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
+            )
+            yield from _told(self.monitor.accuracy(step, value, low, high), step)
+
+    def halts(self, step: int) -> bool:
+        """Whether the run ends after this step because it is failing; says yes once for a code."""
+        verdict = self.monitor.verdict
+        if verdict is None or not is_failing(verdict) or verdict.code in self._halted:
+            return False
+        if self.stage.on_failing == "continue" or step >= self.stage.steps:
+            return False
+        self._halted.append(verdict.code)
+        return True
+
+    def ending(self, step: int) -> StillroomError:
+        """The error with which a run that halts ends."""
+        verdict = self.monitor.verdict
+        code, why = (verdict.code, verdict.explanation) if verdict else ("", "")
+        if self.stage.on_failing == "pause":
+            return Paused(
+                "run.paused",
+                f"Paused after step {step}, since the run is failing: {code}. {why}",
+                remedy="Resume it to go on in spite of that, or cancel it and change the recipe.",
+            )
+        return EngineFailure(
+            "run.failing",
+            f"Stopped after step {step}, since the run is failing: {code}. {why}",
+            remedy="Change the recipe as its health says; resume this run to go on in spite of it.",
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"monitor": self.monitor.state(), "halted": self._halted}
+
+
+def _told(verdict: Verdict | None, step: int) -> Iterator[Line]:
+    if verdict is not None:
+        yield Line(Health(verdict=verdict), step)
