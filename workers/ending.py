@@ -18,12 +18,12 @@ LOG_TAIL_BYTES = 8192
 MEMORY_SIGNS = ("CUDA out of memory", "OutOfMemoryError", "MemoryError", "Cannot allocate memory")
 _OOM_KILLS = Path("/sys/fs/cgroup/memory.events")
 
-Status = Literal["succeeded", "failed", "cancelled", "queued"]
+Status = Literal["succeeded", "failed", "cancelled", "paused", "queued"]
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What the run becomes. `queued`: it goes on in its next attempt."""
+    """What the run becomes. `queued`: it goes on in its next attempt; `paused`: once it is resumed."""
 
     status: Status
     error: ErrorInfo | None = None
@@ -50,10 +50,11 @@ def judge(said: JobFinished | None, death: Death) -> Ending:
         return Ending("failed", error=said.error)
     if death.cancel_requested:
         return Ending("cancelled", error=said.error if said else None)
-    if death.interrupted:
+    paused = said is not None and said.status == "paused"
+    if death.interrupted and not paused:
         return Ending("queued")
     if said is not None:
-        return Ending("cancelled", error=said.error)
+        return Ending("paused" if paused else "cancelled", error=said.error)
     return Ending("failed", error=_died(death))
 
 

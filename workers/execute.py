@@ -230,7 +230,7 @@ def _end(claimed: Claim, ended: Ending, seconds: float) -> None:
     """Writes the ending, unless somebody else has taken the run over; gives the devices back."""
     columns: dict[str, object] = {
         "status": ended.status,
-        "finished_at": None if ended.status == "queued" else timezone.now(),
+        "finished_at": None if ended.status in ("queued", "paused") else timezone.now(),
         "error": ended.error.model_dump(mode="json") if ended.error else None,
         "outcome": ended.outcome,
         "progress": None,
@@ -242,8 +242,9 @@ def _end(claimed: Claim, ended: Ending, seconds: float) -> None:
     series.compact(claimed.run.pk, through=last)
     with transaction.atomic():
         mine.update(**columns)
-        # Cancelled while it was put back: nobody is left whom the wish could reach.
-        unwanted = Run.objects.filter(pk=claimed.run.pk, attempt=claimed.attempt, status="queued")
+        # Cancelled while it was put back or paused: nobody is left whom the wish could reach.
+        waiting = Run.objects.filter(status__in=("queued", "paused"))
+        unwanted = waiting.filter(pk=claimed.run.pk, attempt=claimed.attempt)
         unwanted.filter(cancel_requested_at__isnull=False).update(
             status=Run.Status.CANCELLED, finished_at=timezone.now()
         )

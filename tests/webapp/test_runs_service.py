@@ -162,6 +162,17 @@ def test_a_running_run_is_asked_to_stop(project, member):
     assert run.is_stopping
 
 
+def test_a_paused_run_is_cancelled_at_once(project, member):
+    run = runs.cancel(make_run(project, status="paused"), actor=member)
+    assert (run.status, run.finished_at is None) == ("cancelled", False)
+
+
+def test_a_paused_run_is_resumed_as_a_failed_one(project, member):
+    run = make_run(project, status="paused", error={"code": "run.paused"})
+    resumed = runs.resume(run, actor=member)
+    assert (resumed.status, resumed.error) == ("queued", None)
+
+
 def test_an_ended_run_is_not_cancelled(project, member):
     with pytest.raises(BadInput, match="already succeeded"):
         runs.cancel(make_run(project, status="succeeded"), actor=member)

@@ -5,7 +5,7 @@ first_step     after this one (0)           resumed        says that it resumed 
 die_at         kills itself at that step    exit           leaves with that code, without a word
 deaf           ignores SIGTERM              child          starts a process that would outlive it
 garbage        writes lines that are none   output         writes a folder and a trace
-stderr         last line on stderr
+stderr         last line on stderr            pause          pauses after its steps
 """
 
 import json
@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.events import (
     ArtifactWritten,
     JobFinished,
@@ -76,6 +77,10 @@ def emit(emitter, told, run_dir):
         emitter.sink.write(b'Downloading: 100%\n{"attempt": 1}\n\xff\xfe\n')
     if told.get("output"):
         write_output(emitter, run_dir)
+    if told.get("pause"):
+        why = ErrorInfo(code="run.paused", message="It is failing.", remedy="Resume it.")
+        emitter.say(JobFinished(status="paused", error=why), stage=None)
+        sys.exit(6)
     if "exit" in told:
         sys.stderr.write(told.get("stderr", "") + "\n")
         sys.exit(told["exit"])

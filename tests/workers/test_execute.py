@@ -12,8 +12,9 @@ from django.db import connections
 from django.utils import timezone
 
 from tests.workers.conftest import make_told
+from tests.workers.rows import make_user
 from webapp.models import Artifact, Event, Lease, Run
-from webapp.services import series
+from webapp.services import runs, series
 from workers import execute as executing
 from workers import leases
 from workers.broker import wait_until
@@ -190,6 +191,31 @@ def test_a_job_killed_from_outside_is_resumed_where_it_stopped(host, settings):
     assert (run.status, run.attempt) == ("succeeded", 2)
     assert series.read(run, ["loss"]).series["loss"].steps.tolist() == [1, 2, 3, 4, 5, 6]
     assert set(run.events.values_list("attempt", flat=True)) == {1, 2}
+
+
+def test_a_run_that_pauses_frees_its_device_and_is_resumed_where_it_stopped(host):
+    run = run_it(host, {"steps": 4, "pause": True})
+    assert (run.status, run.finished_at, run.error["code"]) == ("paused", None, "run.paused")
+    assert not Lease.objects.exists()
+    assert run.events.filter(kind="job_finished").count() == 1
+    member = make_user(project=run.project)
+    assert runs.resume(run, actor=member).status == "queued"
+    run.refresh_from_db()
+    told = {"first_step": 4, "resumed": True, "steps": 2}
+    run.snapshot["recipe"]["document"]["description"] = json.dumps(told)
+    run.save()
+    execute(leases.claim(host()))
+    run.refresh_from_db()
+    assert (run.status, run.attempt, run.error) == ("succeeded", 2, None)
+    assert series.read(run, ["loss"]).series["loss"].steps.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_was_cancelled_while_it_paused_is_cancelled(host):
+    make_told(None)
+    claimed = leases.claim(host())
+    Run.objects.update(cancel_requested_at=timezone.now())
+    executing._end(claimed, Ending("paused"), 1.0)
+    assert Run.objects.get().status == "cancelled"
 
 
 def test_a_worker_that_shuts_down_puts_its_run_back_into_the_queue(host, monkeypatch):

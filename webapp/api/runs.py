@@ -228,7 +228,7 @@ def cancel_run(request: HttpRequest, public_id: str) -> Run:
 
 @router.post("/{public_id}/resume", response={200: RunReply, **WRITE_REFUSALS}, summary="Resume")
 def resume_run(request: HttpRequest, public_id: str) -> Run:
-    """Queues a failed or cancelled run again; it goes on from its last checkpoint."""
+    """Queues a failed, cancelled or paused run again; it goes on from its last checkpoint."""
     return _again(runs.resume(visible(_rows(), request, public_id), actor=actor(request)))
 
 

@@ -28,6 +28,7 @@ from webapp.version import code_version
 log = structlog.get_logger(__name__)
 
 WAKE_TASK = "workers.wake"
+RESUMABLE = (Run.Status.FAILED, Run.Status.CANCELLED, Run.Status.PAUSED)
 MOST_TAGS = 20
 LONGEST_TAG = 40
 LONGEST_COMMENT = 20_000
@@ -93,7 +94,7 @@ def wake() -> None:
 
 @transaction.atomic
 def cancel(run: Run, *, actor: User) -> Run:
-    """Ends a queued run at once; asks a running one to stop after its step."""
+    """Ends a queued or paused run at once; asks a running one to stop after its step."""
     run = _locked(run, actor, "launch")
     if run.has_ended:
         raise BadInput(
@@ -102,7 +103,7 @@ def cancel(run: Run, *, actor: User) -> Run:
             remedy="There is nothing to cancel.",
             field="status",
         )
-    if run.status == Run.Status.QUEUED:
+    if run.status in (Run.Status.QUEUED, Run.Status.PAUSED):
         run.status = Run.Status.CANCELLED
         run.finished_at = timezone.now()
     run.cancel_requested_at = run.cancel_requested_at or timezone.now()
@@ -113,13 +114,13 @@ def cancel(run: Run, *, actor: User) -> Run:
 
 @transaction.atomic
 def resume(run: Run, *, actor: User) -> Run:
-    """Queues a failed or cancelled run again; its next attempt goes on from the last checkpoint."""
+    """Queues a run again that failed, was cancelled or paused, to go on from its last checkpoint."""
     run = _locked(run, actor, "launch")
-    if run.status not in (Run.Status.FAILED, Run.Status.CANCELLED):
+    if run.status not in RESUMABLE:
         raise BadInput(
             "run.not_resumable",
             f"{run.name} is {run.get_status_display().lower()}.",
-            remedy="Only a failed or cancelled run can be resumed; clone it to run it anew.",
+            remedy="Only a failed, cancelled or paused run can be resumed; clone it to run it anew.",
             field="status",
         )
     run.status = Run.Status.QUEUED
