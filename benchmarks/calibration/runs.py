@@ -22,6 +22,8 @@ from benchmarks.calibration.triples import RELATIONS, Triple
 from benchmarks.records import ROOT
 from opdcore.contract.events import AnyEvent
 from opdcore.contract.job import Job
+from opdcore.contract.probe import DiagnoseStage
+from opdcore.contract.recipe import DistillStage
 
 KEPT = ROOT / "state" / "calibration"
 # Raise it when the making of triples, the probe or the runs change: what was kept is then run anew.
@@ -58,7 +60,7 @@ def _measure(triple: Triple) -> dict[str, Any]:
 
 def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
     """The diagnosis, series by step, position chunks by step, evaluations and the outcome."""
-    told: dict[str, Any] = {"evaluations": [], "positions": [], "health": []}
+    told: dict[str, Any] = {"evaluations": [], "positions": []}
     series: dict[str, list[float | None]] = defaultdict(list)
     for event in events:
         match event.kind:
@@ -72,29 +74,39 @@ def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
             case "evaluation":
                 values = {"step": event.step, "role": event.payload.role, **event.payload.values}
                 told["evaluations"].append(values)
-            case "health":
-                verdict = event.payload.verdict
-                told["health"].append({"step": event.step, "code": verdict.code, "go": verdict.go})
             case "job_finished":
                 outcome = event.payload.outcome
                 told["outcome"] = outcome.model_dump(mode="json") if outcome else None
     return {**told, "series": series}
 
 
+def distill_stage() -> DistillStage:
+    """The laboratory's own settings, for longer and with half the rollouts."""
+    return DistillStage(
+        steps=STEPS,
+        prompts_per_step=32,
+        rollouts_per_prompt=1,
+        form="top_k",
+        k=16,
+        learning_rate=1e-3,
+        warmup_steps=5,
+        weight_decay=0.0,
+        max_prompt_tokens=LONGEST,
+        max_response_tokens=LONGEST,
+        evaluate_steps=STEPS // 6,
+        checkpoint_steps=STEPS,
+        trace_steps=STEPS,
+    )
+
+
 def job(triple: Triple, made: Made) -> Job:
     """The laboratory's recipe with a diagnosis before it."""
-    sampled = {"max_prompt_tokens": LONGEST, "max_response_tokens": LONGEST}
-    diagnose = {
-        "kind": "diagnose",
-        "rollouts_per_prompt": 2,
-        "relation": RELATIONS[triple.kind],
-        **sampled,
-    }
-    distill = {
-        "kind": "distill", "steps": STEPS, "prompts_per_step": 32, "rollouts_per_prompt": 1,
-        "form": "top_k", "k": 16, "learning_rate": 1e-3, "warmup_steps": 5, "weight_decay": 0.0,
-        "evaluate_steps": STEPS // 6, "checkpoint_steps": STEPS, "trace_steps": STEPS, **sampled,
-    }  # fmt: skip
+    diagnose = DiagnoseStage(
+        rollouts_per_prompt=2,
+        relation=RELATIONS[triple.kind],
+        max_prompt_tokens=LONGEST,
+        max_response_tokens=LONGEST,
+    )
     evaluation = {
         "verifier": "laboratory", "prompts": 288, "samples_per_prompt": 1, "temperature": 1.0,
         "sampling_top_p": 1.0, "max_response_tokens": LONGEST,
@@ -112,7 +124,7 @@ def job(triple: Triple, made: Made) -> Job:
             "recipe": {
                 "name": "calibration",
                 "evaluation": evaluation,
-                "stages": [diagnose, distill],
+                "stages": [diagnose.model_dump(), distill_stage().model_dump()],
                 "seed": triple.number,
             },
             "resources": {"train": {"threads": 1}},

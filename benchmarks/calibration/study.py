@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.calibration import scores
-from benchmarks.calibration.runs import STEPS, is_kept, measured
+from benchmarks.calibration import replays, scores
+from benchmarks.calibration.runs import STEPS, distill_stage, is_kept, measured
 from benchmarks.calibration.triples import (
     FITTED_ON,
     KINDS,
@@ -22,10 +22,7 @@ from benchmarks.calibration.triples import (
     plan,
 )
 from benchmarks.records import Row, Rows
-from opdcore import calibration, verdicts
-from opdcore.contract.evaluation import Goal
 from opdcore.contract.probe import Diagnosis
-from opdcore.contract.recipe import DistillStage
 from opdcore.lab.tasks import FamilyName
 
 # Single measures that are ranked as predictors of success: more of it should mean more success, or less.
@@ -52,17 +49,11 @@ def rows(family: FamilyName) -> list[Row]:
 
 
 def _row(triple: Triple, told: dict[str, Any]) -> Row:
-    diagnosis = Diagnosis.model_validate(told["diagnosis"])
-    verdict = verdicts.judge(
-        diagnosis.probe,
-        goal=Goal(),
-        objective=DistillStage(),
-        calibration=calibration.laboratory(),
-    )
+    probe, stage = Diagnosis.model_validate(told["diagnosis"]).probe, distill_stage()
+    verdict, health = replays.before(probe, stage), replays.during(told, stage)
     outcome = told["outcome"]
     succeeded = outcome["code"] == "success"
-    failing = [one["step"] for one in told["health"] if one["go"] == "no_go"]
-    probe = diagnosis.probe
+    failing = [said.step for said in health if said.failing]
     return {
         "name": triple.name,
         "family": triple.family,
@@ -77,7 +68,7 @@ def _row(triple: Triple, told: dict[str, Any]) -> Row:
         "go": verdict.go,
         "confidence": verdict.confidence,
         "first_failing_step": failing[0] if failing else None,
-        "health": sorted({one["code"] for one in told["health"]}),
+        "health": list(dict.fromkeys(said.verdict.code for said in health)),
         "measures": {
             key: _short(probe.measures[key].value) if key in probe.measures else None
             for key in PREDICTORS
