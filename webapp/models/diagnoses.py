@@ -9,6 +9,7 @@ from typing import Self
 
 from django.db import models
 
+from opdcore.contract.verdicts import Verdict
 from webapp.models.ownership import OwnedQuerySet
 from webapp.models.pairs import Pair
 from webapp.models.prompt_sets import PromptSet
@@ -49,3 +50,8 @@ class PairDiagnosis(models.Model):
 
     def __str__(self) -> str:
         return f"{self.code} for {self.pair}"
+
+    @property
+    def contract(self) -> Verdict:
+        """The verdict as the contract knows it."""
+        return Verdict.model_validate(self.verdict)

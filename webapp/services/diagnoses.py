@@ -14,7 +14,7 @@ from typing import Any
 from django.db import transaction
 
 from opdcore.contract.evaluation import Evaluation, Goal, GoalKind, VerifierName
-from opdcore.contract.probe import DiagnoseStage, Diagnosis, Relation
+from opdcore.contract.probe import DiagnoseStage, Diagnosis
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.models import (
     Pair,
@@ -26,23 +26,31 @@ from webapp.models import (
     Run,
     User,
 )
-from webapp.services import recipes, runs
+from webapp.services import recipes, runs, usual_parts
 
 RECIPE_NAME = "Diagnosis"
 # So many of a pair's newest runs are looked through for those that diagnose.
 RUNS_LOOKED_AT = 200
+# Of a rollout, what student and teacher write from 25, 50 and 75 % of it: .75 + .5 + .25 each.
+CONTINUED = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a diagnosis is to look at; the rest is as the pair's last distillation has it."""
+    """What a diagnosis looks at, and what its verdict is for."""
 
     prompt_set: PromptSet
+    stage: DiagnoseStage
     verifier: VerifierName
     goal: GoalKind
-    prompts: int
-    max_response_tokens: int
-    relation: Relation
+
+    @property
+    def most_tokens(self) -> int:
+        """What both sides write at most: rollouts of each, and with a verifier the continuations."""
+        stage = self.stage
+        prompts = min(stage.prompts, self.prompt_set.rows)
+        rollouts = prompts * stage.rollouts_per_prompt * stage.max_response_tokens
+        return round(rollouts * (2 + (CONTINUED if "hand_off" in stage.tiers else 0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,38 +115,36 @@ def keep(run_id: int, diagnosis: Diagnosis, *, at: datetime) -> None:
 @transaction.atomic
 def launch(pair: Pair, plan: Plan, *, actor: User) -> Run:
     """Queues a run that only diagnoses; raises as `runs.launch` does."""
-    document = document_of(pair, plan)
-    graded = plan.prompt_set if plan.verifier != "none" else None
     return runs.launch(
         actor=actor,
         project=pair.project,
         pair=pair,
-        recipe=_recipe(document, pair.project, actor),
+        recipe=_recipe(document_of(pair, plan), pair.project, actor),
         train=plan.prompt_set,
-        held_out=graded,
         name=f"{pair.name[:100]}: diagnosis",
     )
 
 
 def document_of(pair: Pair, plan: Plan) -> RecipeDocument:
-    """The recipe of a diagnosis: one stage, in the manner of the pair's last distillation."""
+    """The recipe of a diagnosis: one stage, graded as the pair's distillations are."""
     usual = usual_recipe(pair)
+    evaluation = usual.evaluation if usual else Evaluation()
+    return RecipeDocument(
+        name=RECIPE_NAME,
+        goal=Goal(kind=plan.goal),
+        evaluation=evaluation.model_copy(update={"verifier": plan.verifier}),
+        stages=(plan.stage,),
+    )
+
+
+def stage_like(usual: RecipeDocument | None) -> DiagnoseStage:
+    """A diagnosis that samples and compares as that recipe's first distillation does."""
     stages = usual.stages if usual else ()
     distil = next((stage for stage in stages if stage.kind == "distill"), None)
-    shared = ("k", "temperature", "max_prompt_tokens")
-    taken: dict[str, Any] = {name: getattr(distil, name) for name in shared} if distil else {}
-    tiers = ("static", "scored", "hand_off") if plan.verifier != "none" else ("static", "scored")
-    stage = DiagnoseStage(
-        tiers=tiers,
-        prompts=plan.prompts,
-        max_response_tokens=plan.max_response_tokens,
-        relation=plan.relation,
-        **taken,
-    )
-    evaluation = usual.evaluation if usual else Evaluation()
-    evaluation = evaluation.model_copy(update={"verifier": plan.verifier})
-    goal = Goal(kind=plan.goal)
-    return RecipeDocument(name=RECIPE_NAME, goal=goal, evaluation=evaluation, stages=(stage,))
+    if distil is None:
+        return DiagnoseStage()
+    shared = ("k", "temperature", "max_prompt_tokens", "max_response_tokens")
+    return DiagnoseStage(**{name: getattr(distil, name) for name in shared})
 
 
 def usual_recipe(pair: Pair) -> RecipeDocument | None:
@@ -151,6 +157,27 @@ def usual_recipe(pair: Pair) -> RecipeDocument | None:
     named = pair.name.partition(":")[0]
     found = Recipe.objects.filter(project=pair.project, name=named).newest().first()
     return found.contract if found else None
+
+
+def usual_plan(pair: Pair) -> Plan | None:
+    """The diagnosis that the form offers; None where there are no prompts yet."""
+    prompts = usual_prompts(pair)
+    if prompts is None:
+        return None
+    usual = usual_recipe(pair)
+    verifier = usual.evaluation.verifier if usual else "none"
+    tiers = ("static", "scored") if verifier == "none" else ("static", "scored", "hand_off")
+    stage = stage_like(usual).model_copy(update={"tiers": tiers})
+    return Plan(prompts, stage, verifier, usual.goal.kind if usual else "acquire")
+
+
+def usual_prompts(pair: Pair) -> PromptSet | None:
+    """The prompts that the pair's last run trained on, else those of its laboratory family."""
+    last = Run.objects.filter(pair=pair, train_set__deleted_at__isnull=True).first()
+    if last is not None:
+        return last.train_set
+    named = usual_parts.beside(pair.project, pair).get("train", "")
+    return PromptSet.objects.filter(public_id=named).first()
 
 
 def latest(pair: Pair) -> list[Latest]:

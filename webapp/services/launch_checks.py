@@ -26,10 +26,10 @@ def problems(
     """Everything that would make the run fail, or say nothing, after it started."""
     return [
         *_of_models(pair),
-        *_of_token_maps(pair),
+        *_of_token_maps(pair, recipe),
         *_of_teachers(pair),
         *_of_prompt_set(train, "train"),
-        *_of_held_out(recipe, held_out),
+        *(_of_probed(recipe, train) if _only_diagnoses(recipe) else _of_held_out(recipe, held_out)),
         *_of_judge(recipe),
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
@@ -54,9 +54,15 @@ def _of_models(pair: Pair) -> Iterator[ErrorInfo]:
             yield error.info.model_copy(update={"field": "pair"})
 
 
-def _of_token_maps(pair: Pair) -> Iterator[ErrorInfo]:
+def _only_diagnoses(recipe: RecipeDocument) -> bool:
+    """Nothing is trained, so that what would spoil a training is a finding."""
+    return all(stage.kind == "diagnose" for stage in recipe.stages)
+
+
+def _of_token_maps(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
     report = pair.token_map_report
-    if report is not None and report["verdict"] == "different":
+    different = report is not None and report["verdict"] == "different"
+    if report is not None and different and not _only_diagnoses(recipe):
         yield ErrorInfo(
             code="pair.token_maps_differ",
             message=report["summary"],
@@ -128,6 +134,21 @@ def _of_held_out(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator
         )
 
 
+def _of_probed(recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
+    """A diagnosis grades the prompts that it probes, and needs no others."""
+    verifier = recipe.evaluation.verifier
+    tests = verifier == "unit_tests"
+    lacks = prompts_with_tests(train) == 0 if tests else train.stats.get("answers") == 0
+    if verifier != "none" and train.state == PromptSet.State.READY and lacks:
+        what = "tests" if tests else "an answer"
+        yield ErrorInfo(
+            code="launch.no_tests" if tests else "launch.no_answers",
+            message=f"No prompt of {train} has {what}, which the verifier {verifier} grades by.",
+            remedy="Choose other prompts, or the verifier none.",
+            field="train",
+        )
+
+
 def _of_judge(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
     if recipe.evaluation.verifier == "judge":
         yield ErrorInfo(
@@ -147,9 +168,10 @@ def _of_stages(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
     report = pair.token_map_report
     vocabulary = report["shared_vocabulary"] if report else student.vocabulary
     for index, stage in enumerate(recipe.stages):
-        if stage.kind != "distill":
+        if stage.kind == "evaluate":
             continue
-        if stage.form == "top_k" and stage.k > vocabulary:
+        compares = stage.kind == "diagnose" or stage.form == "top_k"
+        if compares and stage.k > vocabulary:
             yield ErrorInfo(
                 code="recipe.k_above_vocabulary",
                 message=f"k is {stage.k} and the pair shares {vocabulary} tokens.",

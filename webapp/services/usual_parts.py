@@ -39,7 +39,7 @@ def of_laboratory(project: Project) -> Parts:
     pairs = Pair.objects.filter(project=project).order_by("-is_laboratory", "-name")
     pair = pairs.filter(name__in=recipes.values("name")).first() or pairs.first()
     chosen = {"pair": pair.public_id} if pair else {}
-    return chosen | _beside(project, pair)
+    return chosen | beside(project, pair)
 
 
 def moved(project: Project, asked: Mapping[str, str]) -> Parts:
@@ -56,12 +56,12 @@ def moved(project: Project, asked: Mapping[str, str]) -> Parts:
     stood = {name: asked.get(name, "") for name in BESIDE_A_PAIR}
     if after is None:
         return stood
-    old = _beside(project, before) if before else {}
+    old = beside(project, before) if before else {}
     kept = {name: value for name, value in stood.items() if value != old.get(name, "")}
-    return stood | _beside(project, after) | kept
+    return stood | beside(project, after) | kept
 
 
-def _beside(project: Project, pair: Pair | None) -> Parts:
+def beside(project: Project, pair: Pair | None) -> Parts:
     """The recipe and prompt sets of the pair's family, such as `Laboratory, sums: another style`."""
     named = pair.name.partition(":")[0] if pair else ""
     sets = PromptSet.objects.filter(project=project).ready()

@@ -13,12 +13,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from opdcore.contract.errors import BadInput
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.rendering import Rendering
+from webapp.forms.diagnosis import DiagnosisForm
 from webapp.forms.parts import PairForm, PreviewPromptForm, SideForm, TeacherForm, refuse
 from webapp.models import Pair, Project, PromptSet, RegisteredModel
 from webapp.permissions import allows, require
+from webapp.services import diagnoses, health, prompt_sets
 from webapp.services import pairs as pair_service
-from webapp.services import prompt_sets
 from webapp.services.pairs import Preview
+from webapp.services.runs import LaunchRefused
 from webapp.views.scope import actor, chosen_project, visible
 
 MOST_TEACHERS = 8
@@ -98,6 +100,52 @@ def check_pair(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def pair(request: HttpRequest, public_id: str) -> HttpResponse:
+    return pair_page(request, public_id)
+
+
+@require_POST
+def diagnose(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Launches a run that only diagnoses the pair."""
+    row = visible(Pair.objects.select_related("project"), request, public_id)
+    require(actor(request), "launch", row.project)
+    form = DiagnosisForm(row, request.POST)
+    if form.is_valid():
+        try:
+            return redirect(
+                "run", diagnoses.launch(row, form.plan(), actor=actor(request)).public_id
+            )
+        except LaunchRefused as refused:
+            form.refuse(refused.problems)
+        except BadInput as error:
+            form.refuse([error.info])
+    return pair_page(request, public_id, form=form, status=422)
+
+
+@require_POST
+def diagnosis_cost(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Fragment: what the diagnosis that is being filled in would write at most."""
+    row = visible(Pair.objects.select_related("project"), request, public_id)
+    form = DiagnosisForm(row, request.POST)
+    plan = form.plan() if form.is_valid() else None
+    return render(request, "pairs/_diagnosis_cost.html", {"plan": plan})
+
+
+@require_GET
+def matrix(request: HttpRequest) -> HttpResponse:
+    """All students by all teachers of the project, with what diagnoses said."""
+    project = chosen_project(request)
+    context = {
+        "matrix": diagnoses.matrix(project),
+        "may_launch": allows(request.user, "launch", project),
+        "may_edit": allows(request.user, "edit", project),
+    }
+    return render(request, "pairs/matrix.html", context)
+
+
+def pair_page(
+    request: HttpRequest, public_id: str, *, form: DiagnosisForm | None = None, status: int = 200
+) -> HttpResponse:
+    """The page of a pair; `form` where a diagnosis was refused."""
     row = visible(Pair.objects.with_models().select_related("project"), request, public_id)
     prompt = _prompt(request.GET.get("preview_prompt", "") or _example(row))
     teachers = list(row.teachers.all())
@@ -113,7 +161,24 @@ def pair(request: HttpRequest, public_id: str) -> HttpResponse:
         "runs": row.runs.all()[:10],
         "may_edit": allows(request.user, "edit", row.project),
     }
-    return render(request, "pairs/detail.html", context)
+    context |= _diagnosed(request, row, form)
+    return render(request, "pairs/detail.html", context, status=status)
+
+
+def _diagnosed(request: HttpRequest, row: Pair, form: DiagnosisForm | None) -> dict[str, object]:
+    """What diagnoses said of the pair, and the form of the next one."""
+    latest = diagnoses.latest(row)
+    first = latest[0] if latest else None
+    may_launch = allows(request.user, "launch", row.project)
+    shown = form or DiagnosisForm(row)
+    return {
+        "latest": first,
+        "said": health.said(first.row.contract, at=first.row.diagnosed_at) if first else None,
+        "others": latest[1:],
+        "diagnosis_runs": diagnoses.runs_behind(row),
+        "form": shown if may_launch else None,
+        "plan": diagnoses.usual_plan(row),
+    }
 
 
 @require_POST
@@ -137,13 +202,25 @@ def _forms(request: HttpRequest, project: Project) -> PairForms:
         count = max(1, count - 1)
     return PairForms(
         pair=PairForm(data),
-        student=SideForm(data, project=project, prefix="student"),
+        student=SideForm(
+            data, project=project, prefix="student", initial=_asked(request, "student")
+        ),
         teachers=[
-            TeacherForm(_with_weight(data, index), project=project, prefix=f"teacher-{index}")
+            TeacherForm(
+                _with_weight(data, index),
+                project=project,
+                prefix=f"teacher-{index}",
+                initial=_asked(request, "teacher"),
+            )
             for index in range(count)
         ],
         prompt=PreviewPromptForm(data),
     )
+
+
+def _asked(request: HttpRequest, side: str) -> dict[str, str]:
+    """The model that the address names for a side, such as the matrix does for a pair to be."""
+    return {"model": request.GET[side]} if side in request.GET else {}
 
 
 def _with_weight(data: object, index: int) -> object:
