@@ -47,35 +47,28 @@ def stalled_no_signal(windows: Windows, setting: Setting) -> Sign | None:
 
 def stalled_mismatch(windows: Windows, setting: Setting) -> Sign | None:
     """Overlap and masses low, entropy gap and loss large, from the start on (5.1, C.2)."""
-    limits = setting.limits
-    low = limits.incompatible_overlap
-    starts = [windows.start(key) for key in ("effective_overlap", "top1_agreement")]
-    apart = any(one is not None and one < low for one in starts)
-    mass, divergence = windows.start("overlap_mass_student"), windows.now("reverse_kl")
-    if not apart or not _settled(windows) or (mass is not None and mass > limits.overlap_mass):
+    # Where accuracy falls besides, there is nothing to wait for.
+    due = _settled(windows) or windows.fell("rollout_accuracy", ACCURACY_FALL)
+    if not due or not _apart(windows, setting) or _learns(windows):
         return None
-    overlap = windows.now("effective_overlap")
-    stays = overlap is not None and overlap < limits.compatible_overlap
-    large = divergence is not None and divergence > LARGE_KL
-    if _learns(windows) or not (large and stays):
-        return None
+    overlap, divergence = windows.now("effective_overlap"), windows.now("reverse_kl")
     return Sign(
         ("effective_overlap", "top1_agreement", "overlap_mass_student", "reverse_kl", "loss",
-         "entropy_gap"),
-        f"Effective overlap began at {told(starts[0])} and is {told(overlap)}, with a divergence of "
-        f"{told(divergence)} nats.",
+         "entropy_gap", "rollout_accuracy"),
+        f"Effective overlap began at {told(windows.start('effective_overlap'))} and is "
+        f"{told(overlap)}, with a divergence of {told(divergence)} nats.",
         "Teacher and student think in different ways; stop, and begin with a cold start on the "
         "teacher's responses.",
         "high" if windows.start("rollout_accuracy") is not None else "medium",
     )  # fmt: skip
 
 
-def overwrite(windows: Windows, _setting: Setting) -> Sign | None:
+def overwrite(windows: Windows, setting: Setting) -> Sign | None:
     """Accuracy falls, held out or on the run's own prompts, while alignment improves (3.3)."""
     best, last = windows.best, windows.latest
     held_out = best is not None and last is not None and last.high < best.low
     rollouts = windows.fell("rollout_accuracy", ACCURACY_FALL)
-    if not (held_out or rollouts) or not _aligns(windows):
+    if not (held_out or rollouts) or not _aligns(windows) or _apart(windows, setting):
         return None
     began, is_now = windows.start("rollout_accuracy"), windows.now("rollout_accuracy")
     if held_out and best is not None and last is not None:
@@ -168,6 +161,19 @@ def mode_hacking(windows: Windows, _setting: Setting) -> Sign | None:
 def _settled(windows: Windows) -> bool:
     """Late enough to speak of a stall: a window's length past the start, an eighth of the stage."""
     return windows.seen >= windows.size + 3 and windows.step >= windows.steps / 8
+
+
+def _apart(windows: Windows, setting: Setting) -> bool:
+    """Patterns were different at the start, and neither overlap nor divergence has come right."""
+    limits = setting.limits
+    starts = [windows.start(key) for key in ("effective_overlap", "top1_agreement")]
+    mass = windows.start("overlap_mass_student")
+    began = any(one is not None and one < limits.incompatible_overlap for one in starts)
+    if not began or (mass is not None and mass > limits.overlap_mass):
+        return False
+    overlap, divergence = windows.now("effective_overlap"), windows.now("reverse_kl")
+    stays = overlap is not None and overlap < limits.compatible_overlap
+    return stays and divergence is not None and divergence > LARGE_KL
 
 
 def _learns(windows: Windows) -> bool:

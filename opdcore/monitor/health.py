@@ -24,9 +24,9 @@ Detector = Callable[[Windows, Setting], Sign | None]
 DETECTORS: dict[str, Detector] = {
     "BIASED_TOPK": failures.biased_topk,
     "MODE_HACKING": failures.mode_hacking,
+    "STALLED_MISMATCH": failures.stalled_mismatch,
     "REPETITION_COLLAPSE": failures.repetition_collapse,
     "DEPTH_COLLAPSE": failures.depth_collapse,
-    "STALLED_MISMATCH": failures.stalled_mismatch,
     "OVERWRITE": failures.overwrite,
     "STALLED_NO_SIGNAL": failures.stalled_no_signal,
     "TOP1_INSTABILITY": risks.top1_instability,
