@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 
 from opdcore import alignment as alignments
-from opdcore import traces
+from opdcore import traces, warning_signs
 from opdcore.batches import Batch
 from opdcore.contract.events import ArtifactWritten, Payload, Positions, TraceWritten
 from opdcore.contract.metrics import POSITION_METRICS
@@ -64,6 +64,7 @@ def scalars(step: ScoredStep, renderer: Renderer) -> dict[str, float | None]:
         "repetition_rate": fmean(repeats(text) for text in texts),
         "generated_tokens": float(step.tokens),
         "sampler_logprob_difference": difference,
+        **warning_signs.measure(step.rollouts, step.grades, step.passed, renderer),
         **step.passed.parts,
     } | alignments.summarise(step.passed.alignment)
 

@@ -29,6 +29,7 @@ from opdcore.passes import back_propagate
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.step_report import ScoredStep
 from opdcore.tuning import Tuning, Update
+from opdcore.watch import Watch
 from opdcore.workspace import Line, Workspace
 
 
@@ -39,11 +40,13 @@ def distill(
     seed = work.job.recipe.seed
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
+    watch = Watch(stage, work, resume=resume)
+    yield from watch.restored(saved_step)
 
     for step in range(saved_step + 1, stage.steps + 1):
         if work.stop():
             if step - 1 > saved_step:
-                yield from _checkpoint(stage, work, tuning, stage_index, step - 1)
+                yield from _checkpoint(work, tuning, watch, stage_index, step - 1)
             raise work.cancelled()
         clock = Clock(work.student.device)
         rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
@@ -68,18 +71,23 @@ def distill(
             "peak_memory_bytes": float(peak_memory_bytes(work.student.device)),
         }
         yield Line(metrics(values), step)
-        yield Line(step_report.positions(scored, stage), step)
+        positions = step_report.positions(scored, stage)
+        yield Line(positions, step)
         if not update.made:
             raise _nonfinite(update, passed.loss, step)
         if alarm := tuning.alarm():
             yield Line(Logged(level="warning", message=alarm), step)
+        yield from watch.observe(step, values, positions)
 
         if step % stage.trace_steps == 0 or step in (1, stage.steps):
             yield from _trace(stage, work, scored, stage_index, step)
-        yield from _evaluate(stage, work, stage_index, step)
-        if step % stage.checkpoint_steps == 0 or step == stage.steps:
-            yield from _checkpoint(stage, work, tuning, stage_index, step)
+        yield from _evaluate(work, watch, stage_index, step)
+        halts = watch.halts(step)
+        if halts or step % stage.checkpoint_steps == 0 or step == stage.steps:
+            yield from _checkpoint(work, tuning, watch, stage_index, step)
             saved_step = step
+        if halts:
+            raise watch.ending(step)
     tuning.finish()
 
 
@@ -115,7 +123,8 @@ def _trace(
         yield Line(payload, step)
 
 
-def _evaluate(stage: DistillStage, work: Workspace, stage_index: int, step: int) -> Iterator[Line]:
+def _evaluate(work: Workspace, watch: Watch, stage_index: int, step: int) -> Iterator[Line]:
+    stage = watch.stage
     if work.evaluator is None:
         return
     # After the first step, so that the first point is drawn before the teacher is asked.
@@ -124,10 +133,11 @@ def _evaluate(stage: DistillStage, work: Workspace, stage_index: int, step: int)
     if step == stage.steps or (stage.evaluate_steps and step % stage.evaluate_steps == 0):
         for payload in work.evaluator.student(work.student, stage_index=stage_index, step=step):
             yield Line(payload, step)
+            yield from watch.evaluated(payload, step)
 
 
 def _checkpoint(
-    stage: DistillStage, work: Workspace, tuning: Tuning, stage_index: int, step: int
+    work: Workspace, tuning: Tuning, watch: Watch, stage_index: int, step: int
 ) -> Iterator[Line]:
     root = work.run_dir / checkpoints.FOLDER
     saved, written = checkpoints.save(
@@ -137,6 +147,7 @@ def _checkpoint(
         stage_index=stage_index,
         step=step,
         recipe_sha256=checkpoints.recipe_sha256(work.job.recipe),
+        monitor=watch.state(),
     )
     told = ArtifactWritten(
         artifact_kind="checkpoint",
@@ -145,7 +156,7 @@ def _checkpoint(
         size_bytes=written.size_bytes,
     )
     yield Line(told, step)
-    for removed in checkpoints.prune(root, keep=stage.keep_checkpoints):
+    for removed in checkpoints.prune(root, keep=watch.stage.keep_checkpoints):
         yield Line(ArtifactDropped(key=f"{checkpoints.FOLDER}/{removed.name}"), step)
 
 
