@@ -73,6 +73,16 @@ def _cuts(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
     return spans[::-1]
 
 
+def spans(batches: Sequence[Batch]) -> dict[int, slice]:
+    """Where each rollout's positions lie in the concatenated columns of the batches."""
+    found, start = {}, 0
+    for batch in batches:
+        for index, length in zip(batch.rollouts, batch.lengths, strict=True):
+            found[index] = slice(start, start + length)
+            start += length
+    return found
+
+
 def response_hidden(
     model: LoadedModel, batch: Batch, *, side: int, precision: Precision = "float32"
 ) -> Tensor:

@@ -20,18 +20,24 @@ from opdcore.losses import Objective
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout
 from opdcore.scoring import Scored, Side, likelihood, score
+from opdcore.top_tokens import TopCollector, TopTokens, concatenate
 from opdcore.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Passed:
-    """What a step's passes told: the loss, its parts, and the alignment at the batches' positions."""
+    """What a step's passes told: the loss, its parts, and the alignment at the batches' positions.
+
+    `top` is of the first `traced` rollouts' positions alone, in the batches' order; None without any.
+    """
 
     loss: float
     losses: Tensor  # (N,) by position; NaN where one is masked
     parts: dict[str, float | None]
     alignment: Alignment
     batches: Sequence[Batch]
+    traced: int
+    top: TopTokens | None
 
 
 def objective_of(stage: DistillStage) -> Objective:
@@ -45,19 +51,22 @@ def back_propagate(
     rows: Sequence[int],
     rollouts: Sequence[Rollout],
     *,
+    traced: int = 0,
     k: int | None = None,
 ) -> Passed:
     """Back-propagates the mean loss of the step's trained tokens, and that of its demonstrations.
 
-    Alignment is measured on the top `k`, the stage's own unless another is given.
+    Of the first `traced` rollouts both models' top tokens are taken on the way. Alignment is measured
+    on the top `k`, the stage's own unless another is given.
     """
     sides = [[work.prompt_ids[row][side] for row in rows] for side in (0, 1)]
     batches = list(cut(rollouts, sides, tokens=stage.micro_batch_tokens))
     masked = _masked_ids(stage, work.student)
     kept = sum(int((~torch.isin(batch.sampled_ids, masked)).sum()) for batch in batches)
+    collectors = [_collector(batch, traced, work.student.device) for batch in batches]
     scored = [
-        _score(stage, work, batch, masked, scale=1 / max(1, kept), k=k or stage.k)
-        for batch in batches
+        _score(stage, work, batch, masked, collector, scale=1 / max(1, kept), k=k or stage.k)
+        for batch, collector in zip(batches, collectors, strict=True)
     ]
     positions = sum(one.positions for one in scored)
     loss = sum(one.loss_sum for one in scored) / max(1, kept)
@@ -72,11 +81,28 @@ def back_propagate(
         },
         alignment=alignments.concatenate([one.alignment for one in scored]),
         batches=batches,
+        traced=traced,
+        top=concatenate([one.taken() for one in collectors if one]) if traced else None,
     )
 
 
+def _collector(batch: Batch, traced: int, device: torch.device) -> TopCollector | None:
+    """Collects at the positions of the batch's traced rollouts; None where it has none."""
+    kept = torch.tensor([rollout < traced for rollout in batch.rollouts])
+    if not kept.any():
+        return None
+    return TopCollector(kept.repeat_interleave(torch.tensor(batch.lengths)).to(device))
+
+
 def _score(
-    stage: DistillStage, work: Workspace, batch: Batch, masked: Tensor, *, scale: float, k: int
+    stage: DistillStage,
+    work: Workspace,
+    batch: Batch,
+    masked: Tensor,
+    collector: TopCollector | None,
+    *,
+    scale: float,
+    k: int,
 ) -> Scored:
     """One micro-batch: what it measures is of all its tokens, what it trains of the others alone."""
     device = work.student.device
@@ -101,6 +127,7 @@ def _score(
         loss_scale=scale,
         initial=initial,
         trained=(~torch.isin(batch.sampled_ids, masked)).to(device) if len(masked) else None,
+        collector=collector,
     )
 
 

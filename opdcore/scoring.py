@@ -22,6 +22,7 @@ from opdcore.comparison import Buffers, Comparison, between, compare, distributi
 from opdcore.known_gradient import carry_back
 from opdcore.logits_chunks import rows_per_block, rows_per_chunk
 from opdcore.losses import Objective, add_forward, add_reverse, chosen, position_losses
+from opdcore.top_tokens import TopCollector
 
 Project = Callable[[Tensor], Tensor]
 
@@ -53,13 +54,19 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """The sampled ids, and which of them may be trained on; None: all."""
+    """The sampled ids, which of them may be trained on (None: all), and where they begin."""
 
     ids: Int[Tensor, "N"]
     trained: Bool[Tensor, "N"] | None
+    start: int = 0
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + len(self.ids))
 
     def at(self, rows: slice) -> _Tokens:
-        return _Tokens(self.ids[rows], None if self.trained is None else self.trained[rows])
+        trained = None if self.trained is None else self.trained[rows]
+        return _Tokens(self.ids[rows], trained, self.start + rows.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ class _Pass:
     totals: Float[Tensor, "3"]
     parts: list[Alignment]
     losses: list[Float[Tensor, "N"]]
+    collector: TopCollector | None
 
 
 def score(  # noqa: PLR0913 - two sides, what is measured, and how
@@ -91,6 +99,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     loss_scale: float,
     initial: Side | None = None,
     trained: Bool[Tensor, "N"] | None = None,
+    collector: TopCollector | None = None,
     chunk_rows: int | None = None,
 ) -> Scored:
     """Back-propagate `loss_scale` times the summed loss and return what was seen on the way.
@@ -99,7 +108,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     All sides are cut to the first `vocabulary` ids, which they share; `sampled_ids` lie below it.
     `k` is the metrics' support size, `objective.k` the loss's. `initial` is the student as it was at
     the run's start, needed where the objective says so. Where `trained` is false, a position is
-    measured and has no part in the loss.
+    measured and has no part in the loss. `collector` takes both sides' top tokens on the way.
     """
     sides = [Side(teacher_hidden, project_teacher), *([initial] if initial else [])]
     collected = torch.zeros_like(student_hidden)
@@ -114,6 +123,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
         totals=torch.zeros(3, dtype=torch.float64, device=student_hidden.device),
         parts=[],
         losses=[],
+        collector=collector,
     )
     for rows in _slices(
         len(student_hidden), chunk_rows or rows_per_chunk(vocabulary, student_hidden.device.type)
@@ -214,6 +224,8 @@ def _score_block(logits: Tensor, others: list[Tensor], tokens: _Tokens, seen: _P
     widest = max(seen.k, objective.k) if objective.form == "top_k" else seen.k
     comparison = compare(logits, others[0], k=widest, buffers=seen.buffers)
     seen.parts.append(alignments.measure(comparison, tokens.ids, k=seen.k))
+    if seen.collector is not None:
+        seen.collector.take(comparison, tokens.ids, tokens.rows)
 
     part = chosen(comparison, objective)
     if tokens.trained is not None:

@@ -1,4 +1,4 @@
-"""What a training step tells: its scalars, its position chunks, and the traces of some rollouts.
+"""What a training step tells: its scalars and its position chunks.
 
 It reads what the step left behind and changes nothing.
 """
@@ -6,22 +6,18 @@ It reads what the step left behind and changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 
 import torch
 
 from opdcore import alignment as alignments
-from opdcore import traces, warning_signs
-from opdcore.batches import Batch
-from opdcore.contract.events import ArtifactWritten, Payload, Positions, TraceWritten
+from opdcore import warning_signs
+from opdcore.contract.events import Positions
 from opdcore.contract.metrics import POSITION_METRICS
-from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import DistillStage
-from opdcore.files import hash_file
 from opdcore.passes import Passed
 from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout
@@ -85,54 +81,6 @@ def positions(step: ScoredStep, stage: DistillStage) -> Positions:
     counts = [int(((where >= low) & (where < high)).sum()) for low, high in pairwise(edges)]
     values = {key: tuple(_finite(value) for value in columns[key]) for key in POSITION_METRICS}
     return Positions(edges=edges, positions=tuple(counts), values=values)
-
-
-def trace(
-    step: ScoredStep, prompts: Sequence[Prompt], renderer: Renderer, *,
-    run_dir: Path, key: str, number: int, rollouts: int,
-) -> Iterator[Payload]:  # fmt: skip
-    """Writes the first `rollouts` of step `number` with the values of each of their tokens."""
-    columns = {name: getattr(step.passed.alignment, name).cpu() for name in traces.COLUMNS}
-    spans = _spans(step.passed.batches)
-    kept = [
-        _traced(step, index, prompts[step.rows[index]], renderer, {
-            name: column[spans[index]].tolist() for name, column in columns.items()
-        })
-        for index in range(min(rollouts, len(step.rollouts)))
-    ]  # fmt: skip
-    traces.write(run_dir / key, kept, step=number)
-    written = hash_file(run_dir / key)
-    yield ArtifactWritten(
-        artifact_kind="trace", key=key, sha256=written.sha256, size_bytes=written.size_bytes
-    )
-    yield TraceWritten(key=key, rollouts=len(kept))
-
-
-def _traced(
-    step: ScoredStep, index: int, prompt: Prompt, renderer: Renderer,
-    columns: dict[str, list[float]],
-) -> traces.TracedRollout:  # fmt: skip
-    rollout = step.rollouts[index]
-    return traces.TracedRollout(
-        prompt_index=step.rows[index],
-        prompt=renderer.text(prompt),
-        response=renderer.decode(rollout.text_ids),
-        ids=rollout.ids,
-        tokens=[renderer.token_text(token) for token in rollout.ids],
-        stopped=rollout.stopped,
-        correct=step.grades[index].correct,
-        columns=columns,
-    )
-
-
-def _spans(batches: Sequence[Batch]) -> dict[int, slice]:
-    """Where each rollout's positions lie in the concatenated columns."""
-    spans, start = {}, 0
-    for batch in batches:
-        for index, length in zip(batch.rollouts, batch.lengths, strict=True):
-            spans[index] = slice(start, start + length)
-            start += length
-    return spans
 
 
 def _finite(value: float | None) -> float | None:

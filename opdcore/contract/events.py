@@ -93,6 +93,7 @@ class TraceWritten(Document):
 
     key: str = Field(description="File in the run's folder (Parquet).")
     rollouts: int = Field(ge=1, description="Rows in it.")
+    prompts: tuple[int, ...] = Field((), description="Prompt index of each row; empty: not told.")
 
 
 class ArtifactWritten(Document):

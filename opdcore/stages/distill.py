@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from opdcore import checkpoints, step_report
+from opdcore import checkpoints, step_report, tracing
 from opdcore.checkpoints import Saved
 from opdcore.contract.errors import EngineFailure
 from opdcore.contract.events import ArtifactDropped, ArtifactWritten, Logged, metrics
@@ -56,7 +56,11 @@ def distill(
         clock.lap("grade_seconds")
 
         tuning.optimizer.forget_gradients()
-        passed = back_propagate(stage, work, rows, rollouts)
+        traced = tracing.size(stage, step)
+        passed = back_propagate(stage, work, rows, rollouts, traced=traced)
+        again = (
+            tracing.read_again(stage, work, stage_index=stage_index, step=step) if traced else None
+        )
         clock.lap("train_seconds")
         update = tuning.update(step, passed.loss)
         clock.lap("update_seconds")
@@ -79,8 +83,9 @@ def distill(
             yield Line(Logged(level="warning", message=alarm), step)
         yield from watch.observe(step, values, positions)
 
-        if step % stage.trace_steps == 0 or step in (1, stage.steps):
-            yield from _trace(stage, work, scored, stage_index, step)
+        if traced:
+            for payload in tracing.write(work, scored, again, stage_index=stage_index, step=step):
+                yield Line(payload, step)
         yield from _evaluate(work, watch, stage_index, step)
         halts = watch.halts(step)
         if halts or step % stage.checkpoint_steps == 0 or step == stage.steps:
@@ -105,22 +110,6 @@ def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int
         ),
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def _trace(
-    stage: DistillStage, work: Workspace, scored: ScoredStep, stage_index: int, step: int
-) -> Iterator[Line]:
-    key = f"traces/stage-{stage_index:02d}-step-{step:07d}.parquet"
-    for payload in step_report.trace(
-        scored,
-        work.train,
-        work.student.renderer,
-        run_dir=work.run_dir,
-        key=key,
-        number=step,
-        rollouts=stage.trace_rollouts,
-    ):
-        yield Line(payload, step)
 
 
 def _evaluate(work: Workspace, watch: Watch, stage_index: int, step: int) -> Iterator[Line]:
