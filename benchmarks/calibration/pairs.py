@@ -6,6 +6,7 @@ probe and no verdict.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -14,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.calibration.triples import Triple
 from benchmarks.records import ROOT
-from opdcore.contract.prompt import Prompt
 from opdcore.lab import build, record, training
 from opdcore.lab.solutions import Knowledge
 from opdcore.lab.tasks import FAMILIES, FamilyName
 from opdcore.lab.training import Batch, Schedule
 
 LABORATORIES = ROOT / "state" / "laboratories"
+STUDENT, TEACHER = "student", "teacher"
 # Steps of the longest exercises, of which the prompts of kind horizon are made.
 DEEPEST = 4
 
@@ -45,32 +46,45 @@ class Lesson:
     deepest: float | None = None
 
 
-def make(triple: Triple, folder: Path) -> Made:
+def made(triple: Triple, folder: Path) -> Made:
+    """The triple in `folder`, from what lies there or made now, whole or not at all."""
+    if not folder.exists():
+        aside = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        make(triple, aside)
+        aside.rename(folder)
+    return _where(triple, folder)
+
+
+def make(triple: Triple, folder: Path) -> None:
     """Trains what the triple needs into `folder`, from the laboratory of its seed."""
-    lab = laboratory(triple.family, triple.seed)
-    student, teacher = lab / "student", lab / "teacher"
-    u = triple.severity
+    lab, u = laboratory(triple.family, triple.seed), triple.severity
+    student, teacher = folder / STUDENT, folder / TEACHER
     match triple.kind:
         case "learnable":
-            lesson = Lesson(round(80 - 72 * u), 2e-3, "full")
-            teacher = _taught(lab / "student", lesson, triple, folder / "teacher")
+            _teach(lab / STUDENT, Lesson(round(80 - 72 * u), 2e-3, "full"), triple, teacher)
         case "mismatch":
-            lesson = Lesson(round(10 + 190 * u), 1e-3, "partial")
-            student = _taught(lab / "base", lesson, triple, folder / "student")
-            teacher = lab / "teacher_other_style"
+            _teach(lab / "base", Lesson(round(10 + 190 * u), 1e-3, "partial"), triple, student)
+            shutil.copytree(lab / "teacher_other_style", teacher)
         case "nothing_new":
-            teacher = _same_pipeline(triple, lab, folder / "teacher")
+            _teach_the_same(triple, lab, teacher)
         case "reverse":
-            lesson = Lesson(round(25 * (1 - u)), 1e-3, "full")
-            student = lab / "teacher"
-            teacher = _taught(lab / "student", lesson, triple, folder / "teacher")
+            shutil.copytree(lab / TEACHER, student)
+            _teach(lab / STUDENT, Lesson(round(25 * (1 - u)), 1e-3, "full"), triple, teacher)
         case "horizon":
             lesson = Lesson(80, 2e-3, "full", deepest=DEEPEST * (1 - u))
-            teacher = _taught(lab / "student", lesson, triple, folder / "teacher")
-    train, held_out = lab / record.TRAIN_FILE, lab / record.HELD_OUT_FILE
-    if triple.kind == "horizon":
-        train, held_out = longest(train, folder), longest(held_out, folder)
-    return Made(student, teacher, train, held_out)
+            _teach(lab / STUDENT, lesson, triple, teacher)
+    for name in (record.TRAIN_FILE, record.HELD_OUT_FILE):
+        if triple.kind == "horizon":
+            keep_longest(lab / name, folder / name)
+
+
+def _where(triple: Triple, folder: Path) -> Made:
+    """What was not made for the triple is the laboratory's."""
+    lab = laboratory(triple.family, triple.seed)
+    names = (STUDENT, TEACHER, record.TRAIN_FILE, record.HELD_OUT_FILE)
+    return Made(*(folder / n if (folder / n).exists() else lab / n for n in names))
 
 
 def laboratory(family: FamilyName, seed: int) -> Path:
@@ -83,23 +97,24 @@ def laboratory(family: FamilyName, seed: int) -> Path:
     return folder
 
 
-def _same_pipeline(triple: Triple, lab: Path, folder: Path) -> Path:
+def _teach_the_same(triple: Triple, lab: Path, folder: Path) -> None:
     """A teacher of the student's own data: trained longer, in another order, or from another start."""
     steps = round(20 + 130 * triple.severity)
     match triple.number % 3:
         case 0:
-            return _taught(lab / "student", Lesson(steps, 1e-3, "partial"), triple, folder)
+            _teach(lab / "student", Lesson(steps, 1e-3, "partial"), triple, folder)
         case 1:
-            return _taught(lab / "base", Lesson(60 + steps, 1e-3, "partial"), triple, folder)
+            _teach(lab / "base", Lesson(60 + steps, 1e-3, "partial"), triple, folder)
         case _:
             other = laboratory(triple.family, (triple.seed + 1) % 5)
-            return _taught(other / "student", Lesson(steps, 1e-3, "partial"), triple, folder)
+            _teach(other / "student", Lesson(steps, 1e-3, "partial"), triple, folder)
 
 
-def _taught(parent: Path, lesson: Lesson, triple: Triple, folder: Path) -> Path:
-    """The parent after a lesson, the last half of which the rate decays; itself where there is none."""
+def _teach(parent: Path, lesson: Lesson, triple: Triple, folder: Path) -> None:
+    """Writes the parent after a lesson, over whose last half the rate decays; itself where it is empty."""
     if lesson.steps < 2:
-        return parent
+        shutil.copytree(parent, folder)
+        return
     words = AutoTokenizer.from_pretrained(parent)
     model = AutoModelForCausalLM.from_pretrained(parent, dtype="float32")
     rng, draw = Random(f"{triple.name} batches"), FAMILIES[triple.family].draw
@@ -119,7 +134,6 @@ def _taught(parent: Path, lesson: Lesson, triple: Triple, folder: Path) -> Path:
         pass
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    return folder
 
 
 def _drawn(deepest: float | None, rng: Random) -> int | None:
@@ -127,11 +141,7 @@ def _drawn(deepest: float | None, rng: Random) -> int | None:
     return None if deepest is None else int(deepest + rng.random())
 
 
-def longest(prompts: Path, folder: Path) -> Path:
-    """The prompts with the most steps, as a file of the same name."""
+def keep_longest(prompts: Path, file: Path) -> None:
+    """Writes the prompts with the most steps."""
     kept = [each for each in record.read_prompts(prompts) if f"steps-{DEEPEST}" in each.tags]
-    path = folder / prompts.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [Prompt(prompt=each.prompt, answer=each.answer, tags=each.tags) for each in kept]
-    path.write_text(record.prompt_rows(rows), encoding="utf-8")
-    return path
+    file.write_text(record.prompt_rows(kept), encoding="utf-8")

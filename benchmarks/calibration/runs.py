@@ -1,4 +1,4 @@
-"""Runs a triple: a diagnosis, then distillation, in one job; keeps all that verdicts are drawn from.
+"""Probes and runs a triple, each by a job; keeps all that verdicts are drawn from.
 
 What is kept are measurements. Verdicts are drawn from them anew whenever the study is summarised, so a
 threshold can be changed without a run.
@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,44 +23,58 @@ from benchmarks.records import ROOT
 from opdcore.contract.events import AnyEvent
 from opdcore.contract.job import Job
 from opdcore.contract.probe import DiagnoseStage
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.recipe import DistillStage, Stage
 
 KEPT = ROOT / "state" / "calibration"
-# Raise it when the making of triples, the probe or the runs change: what was kept is then run anew.
-DEFINITION = 1
+# Raise one when what it names changes: what was kept of it is then made anew.
+MODELS, PROBE, RUN = "models-1", "probes-1", "runs-1"
 STEPS = 150
 LONGEST = 96
 
 
 def measured(triple: Triple) -> dict[str, Any]:
-    """A triple's measurements, from what was kept or by running it now."""
-    kept = KEPT / f"{triple.name}-{DEFINITION}.json"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        aside = kept.with_suffix(".part")
-        aside.write_text(json.dumps(_measure(triple)), encoding="utf-8")
-        aside.rename(kept)
-    content: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    return content
+    """A triple's probe and run, from what was kept or made now."""
+    probe, run = _kept(triple, PROBE), _kept(triple, RUN)
+    return {**run, **probe, "cpu_seconds": run["cpu_seconds"] + probe["cpu_seconds"]}
 
 
 def is_kept(triple: Triple) -> bool:
-    """Whether the triple was run before."""
-    return (KEPT / f"{triple.name}-{DEFINITION}.json").exists()
+    """Whether the triple was probed and run before."""
+    return _file(triple, PROBE).exists() and _file(triple, RUN).exists()
 
 
-def _measure(triple: Triple) -> dict[str, Any]:
+def _kept(triple: Triple, what: str) -> dict[str, Any]:
+    file = _file(triple, what)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(".part")
+        aside.write_text(json.dumps(_measure(triple, what)), encoding="utf-8")
+        aside.rename(file)
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _file(triple: Triple, what: str) -> Path:
+    return KEPT / f"{what}-of-{MODELS}" / f"{triple.name}.json"
+
+
+def _measure(triple: Triple, what: str) -> dict[str, Any]:
+    """What a job says: all of its run, or until its diagnosis, whose budget the run decides."""
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        made = pairs.make(triple, Path(folder, "models"))
-        with closing(opdcore.run(job(triple, made), Path(folder, "run"))) as events:
-            told = _told(events)
+    made = pairs.made(triple, KEPT / MODELS / triple.name)
+    stages = (diagnose_stage(triple), distill_stage()) if what == PROBE else (distill_stage(),)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(opdcore.run(job(triple, made, stages), Path(folder))) as events,
+    ):
+        last = "diagnosis" if what == PROBE else "job_finished"
+        told = _told(events, last=last)
     return {**told, "cpu_seconds": round(time.process_time() - began, 1)}
 
 
-def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
-    """The diagnosis, series by step, position chunks by step, evaluations and the outcome."""
-    told: dict[str, Any] = {"evaluations": [], "positions": []}
+def _told(events: Iterable[AnyEvent], *, last: str) -> dict[str, Any]:
+    """What a job said: its diagnosis, or series, position chunks, evaluations and the outcome."""
+    told: dict[str, Any] = {}
     series: dict[str, list[float | None]] = defaultdict(list)
     for event in events:
         match event.kind:
@@ -70,14 +84,16 @@ def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
                 for key, value in event.payload.values.items():
                     series[key].append(None if value is None else float(f"{value:.5g}"))
             case "positions":
-                told["positions"].append(event.payload.model_dump(mode="json"))
+                told.setdefault("positions", []).append(event.payload.model_dump(mode="json"))
             case "evaluation":
                 values = {"step": event.step, "role": event.payload.role, **event.payload.values}
-                told["evaluations"].append(values)
+                told.setdefault("evaluations", []).append(values)
             case "job_finished":
-                outcome = event.payload.outcome
-                told["outcome"] = outcome.model_dump(mode="json") if outcome else None
-    return {**told, "series": series}
+                if event.payload.outcome is not None:
+                    told["outcome"] = event.payload.outcome.model_dump(mode="json")
+        if event.kind == last:
+            break
+    return {**told, "series": series} if series else told
 
 
 def distill_stage() -> DistillStage:
@@ -99,14 +115,18 @@ def distill_stage() -> DistillStage:
     )
 
 
-def job(triple: Triple, made: Made) -> Job:
-    """The laboratory's recipe with a diagnosis before it."""
-    diagnose = DiagnoseStage(
-        rollouts_per_prompt=2,
+def diagnose_stage(triple: Triple) -> DiagnoseStage:
+    """A diagnosis within the share of the run's tokens that a recipe's diagnosis takes by default."""
+    return DiagnoseStage(
+        rollouts_per_prompt=1,
         relation=RELATIONS[triple.kind],
         max_prompt_tokens=LONGEST,
         max_response_tokens=LONGEST,
     )
+
+
+def job(triple: Triple, made: Made, stages: Sequence[Stage]) -> Job:
+    """The stages on the triple's models and prompts."""
     evaluation = {
         "verifier": "laboratory", "prompts": 288, "samples_per_prompt": 1, "temperature": 1.0,
         "sampling_top_p": 1.0, "max_response_tokens": LONGEST,
@@ -124,7 +144,7 @@ def job(triple: Triple, made: Made) -> Job:
             "recipe": {
                 "name": "calibration",
                 "evaluation": evaluation,
-                "stages": [diagnose.model_dump(), distill_stage().model_dump()],
+                "stages": [stage.model_dump() for stage in stages],
                 "seed": triple.number,
             },
             "resources": {"train": {"threads": 1}},

@@ -79,14 +79,17 @@ def test_the_summary_scores_verdicts_against_what_happened():
 
 
 def test_a_lesson_without_steps_leaves_the_ancestor_as_it_is(tmp_path):
-    made = pairs.make(Triple("sums", "reverse", 0, 0, 0.99), tmp_path)
+    made = pairs.made(Triple("sums", "reverse", 0, 0, 0.99), tmp_path / "made")
     lab = pairs.laboratory("sums", 0)
-    assert (made.student, made.teacher) == (lab / "teacher", lab / "student")
+    for folder, origin in ((made.student, "teacher"), (made.teacher, "student")):
+        weights = (folder / "model.safetensors").read_bytes()
+        assert weights == (lab / origin / "model.safetensors").read_bytes()
+    assert made.train == lab / "train.jsonl"
 
 
 def test_the_prompts_of_horizon_are_the_longest(tmp_path):
     for name in ("train.jsonl", "held_out.jsonl"):
-        path = pairs.longest(pairs.laboratory("sums", 0) / name, tmp_path)
-        tags = [each.tags for each in read_prompts(path)]
+        pairs.keep_longest(pairs.laboratory("sums", 0) / name, tmp_path / name)
+        tags = [each.tags for each in read_prompts(tmp_path / name)]
         assert len(tags) > 50
         assert all("steps-4" in each for each in tags)
