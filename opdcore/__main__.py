@@ -17,18 +17,16 @@ from contextlib import closing, suppress
 from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from opdcore.contract.document import Document
+from opdcore import documents
 from opdcore.contract.errors import BadInput, EngineFailure, StillroomError
 from opdcore.contract.events import EVENT, encode
 from opdcore.contract.job import Job
 from opdcore.contract.recipe import Recipe
-
-D = TypeVar("D", bound=Document)
+from opdcore.diagnosis import command as diagnosis
 
 SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "recipe": TypeAdapter(Recipe),
@@ -75,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--family", choices=("sums", "cups"), default="sums")
     build.set_defaults(command=_lab_build)
 
+    diagnosis.add_to(commands)
+
     recipe = commands.add_parser("recipe", help="work with recipes")
     recipe_commands = recipe.add_subparsers(required=True, metavar="COMMAND")
     validate = recipe_commands.add_parser("validate", help="check a recipe (YAML or JSON)")
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    job = _document(Job, arguments.job)
+    job = documents.read(Job, arguments.job)
     from opdcore.execution import execute
 
     sink = _open_events(arguments.events)
@@ -124,7 +124,7 @@ def _lab_build(arguments: argparse.Namespace) -> int:
 
 
 def _recipe_validate(arguments: argparse.Namespace) -> int:
-    recipe = _document(Recipe, arguments.file)
+    recipe = documents.read(Recipe, arguments.file)
     kinds = ", ".join(stage.kind for stage in recipe.stages)
     print(f"{arguments.file}: {recipe.name}, stages: {kinds}")
     return 0
@@ -133,39 +133,6 @@ def _recipe_validate(arguments: argparse.Namespace) -> int:
 def _schema(arguments: argparse.Namespace) -> int:
     print(json.dumps(SCHEMAS[arguments.document].json_schema(), indent=2))
     return 0
-
-
-def _document(kind: type[D], path: Path) -> D:
-    """Reads a JSON or YAML document; raises BadInput that names the field, or the line."""
-    # YAML reads most JSON, but not its surrogate pairs or tabs.
-    parse = json.loads if path.suffix == ".json" else yaml.safe_load
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(
-            "document.unreadable",
-            f"{path} cannot be read: {error}.",
-            remedy="Give a JSON or YAML file in UTF-8.",
-        ) from error
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise _invalid(error, path) from error
-
-
-def _invalid(error: ValidationError, path: Path) -> BadInput:
-    rows = error.errors(include_url=False, include_context=False)
-    where = [".".join(str(part) for part in row["loc"]) for row in rows]
-    told = "; ".join(
-        f"{place or path}: {row['msg']}, found {str(row['input'])[:80]!r}"
-        for place, row in zip(where, rows, strict=True)
-    )
-    return BadInput(
-        "document.invalid",
-        f"{told}.",
-        remedy="`python -m opdcore schema recipe` and `schema job` list every field and bound.",
-        field=where[0] or str(path),
-    )
 
 
 def _open_events(target: str) -> FileIO:

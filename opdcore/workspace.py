@@ -20,8 +20,8 @@ from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
 from opdcore.contract.job import Job
-from opdcore.contract.prompt import Prompt
 from opdcore.contract.probe import DiagnoseStage
+from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import DistillStage, Recipe
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named

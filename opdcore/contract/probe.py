@@ -100,8 +100,8 @@ PROBE_METRICS: dict[str, ProbeMetric] = {
         "Mass on the teacher's style",
         "up",
         None,
-        "Student's probability of the first token of the teacher's rollouts: how often it would "
-        "begin as the teacher does.",
+        "Student's probability of the tokens that the teacher begins with, the fewest that hold 95 % "
+        "of its own: how often the student would begin as the teacher does.",
     ),
     "reward_auroc": ProbeMetric(
         "Reward against correctness",

@@ -36,6 +36,14 @@ class Answers:
     def tokens(self) -> int:
         return sum(len(rollout.ids) for rollout in self.rollouts)
 
+    def some(self, places: Sequence[int]) -> Answers:
+        """Those at some places of the lists."""
+        return Answers(
+            [self.rows[place] for place in places],
+            [self.rollouts[place] for place in places],
+            [self.grades[place] for place in places],
+        )
+
     def accuracy(self) -> PerPrompt:
         """avg@n of each prompt."""
         return {row: _mean(found) for row, found in self._graded().items()}

@@ -6,7 +6,7 @@ draws; a pair whose teacher is lost in the student's text shows it here. It know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from opdcore.contract.probe import Depth, DiagnoseStage, Measure
@@ -40,6 +40,15 @@ class Place:
 
 
 @dataclass(frozen=True)
+class _Cut:
+    """The student's words to a prompt, as far as they are kept."""
+
+    place: Place
+    row: int
+    prefix: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class HandOff:
     """Accuracies by prompt at one place, and the tokens that were written for them."""
 
@@ -57,19 +66,24 @@ def places(stage: DiagnoseStage) -> tuple[Place, ...]:
 
 
 def hand_off(
-    stage: DiagnoseStage, work: Workspace, answers: Answers, *, place: Place, seed: int
-) -> HandOff:
-    """Both sides go on from the student's rollouts, one continuation of each."""
+    stage: DiagnoseStage, work: Workspace, answers: Answers, *, seed: int
+) -> Iterator[HandOff]:
+    """Both sides go on from the student's rollouts, one continuation of each at each place."""
     cuts = [
-        (row, rollout.ids[:kept])
+        _Cut(place, row, rollout.ids[:kept])
+        for place in places(stage)
         for row, rollout in zip(answers.rows, answers.rollouts, strict=True)
         if (kept := place.cut(rollout)) is not None
     ]
-    sides = [_continued(stage, work, cuts, side=side, seed=seed) for side in (STUDENT, TEACHER)]
-    kept_tokens = sum(len(prefix) for _, prefix in cuts)
-    student, teacher = (side.accuracy() for side in sides)
-    written = [side.tokens - kept_tokens for side in sides]
-    return HandOff(place, student, teacher, *written)
+    student, teacher = (
+        _continued(stage, work, cuts, side=side, seed=seed) for side in (STUDENT, TEACHER)
+    )
+    for place in places(stage):
+        mine = [index for index, one in enumerate(cuts) if one.place == place]
+        kept_tokens = sum(len(cuts[index].prefix) for index in mine)
+        ours, theirs = student.some(mine), teacher.some(mine)
+        written = [side.tokens - kept_tokens for side in (ours, theirs)]
+        yield HandOff(place, ours.accuracy(), theirs.accuracy(), *written)
 
 
 def depth(place: Place, found: Sequence[HandOff], *, level: float) -> Depth:
@@ -105,7 +119,7 @@ def measures(depths: Sequence[Depth]) -> dict[str, Measure]:
 def _continued(
     stage: DiagnoseStage,
     work: Workspace,
-    cuts: Sequence[tuple[int, tuple[int, ...]]],
+    cuts: Sequence[_Cut],
     *,
     side: int,
     seed: int,
@@ -113,14 +127,14 @@ def _continued(
     """Whole responses: the student's words and what the side made of them."""
     if not cuts:
         return Answers([], [], [])
-    prompts = [(*work.prompt_ids[row][side], *prefix) for row, prefix in cuts]
-    room = stage.max_response_tokens - min(len(prefix) for _, prefix in cuts)
+    prompts = [(*work.prompt_ids[one.row][side], *one.prefix) for one in cuts]
+    room = stage.max_response_tokens - min(len(one.prefix) for one in cuts)
     written = draw(stage, work, prompts, side=side, seed=seed, tokens=max(1, room))
     whole = [
-        _whole(prefix, rollout, longest=stage.max_response_tokens)
-        for (_, prefix), rollout in zip(cuts, written, strict=True)
+        _whole(one.prefix, rollout, longest=stage.max_response_tokens)
+        for one, rollout in zip(cuts, written, strict=True)
     ]
-    return graded(work, [row for row, _ in cuts], whole, side=side)
+    return graded(work, [one.row for one in cuts], whole, side=side)
 
 
 def _whole(prefix: tuple[int, ...], rollout: Rollout, *, longest: int) -> Rollout:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from opdcore.contract.events import Logged, Payload, Progress
-from opdcore.contract.probe import DiagnoseStage, Finding, Measure, Probe
+from opdcore.contract.probe import DiagnoseStage, Finding, Measure, Probe, Tier
 from opdcore.contract.recipe import DistillStage
 from opdcore.diagnosis import intervals, setup
 from opdcore.diagnosis.answers import STUDENT, TEACHER, Answers, PerPrompt, answer, graded
@@ -94,33 +94,40 @@ def measure(
     planned: Sequence[DistillStage] = (),
     given: Given | None = None,
     settled: Settled | None = None,
+    findings: tuple[Finding, ...] | None = None,
 ) -> Iterator[Payload | Probe]:
     """Yields progress and lines for people, and last the probe of the workspace's triple.
 
     `planned` are the distillation stages that the probe is for: their first objective gives loss and
     gradient, their tokens the budget. With `settled` the intervals at each look are corrected for
     three looks (Bonferroni), and the probe ends at the first look that it calls settled. Where the
-    set-up cannot work, nothing is sampled.
+    set-up cannot work, nothing is sampled. `findings` are those of a static tier done before.
     """
     started = time.perf_counter()
-    rows = _rows(stage, work, stage_index, given)
-    sides = [setup.Side(model.folder, model.renderer) for model in (work.student, work.teacher)]
-    yield Logged(level="info", message="Static tier: both folders and the prompts are read.")
-    findings = setup.findings(sides[0], sides[1], [work.train[row] for row in rows])
+    if findings is None:
+        yield Logged(level="info", message="Static tier: reads both folders and the prompts.")
+        findings = _static(work)
     asked = _Asked(
         stage=stage,
         work=work,
         objective=objective_of(stage, planned),
-        findings=findings if "static" in stage.tiers else (),
+        findings=findings,
         given=given,
         level=intervals.LEVEL if settled is None else 1 - (1 - intervals.LEVEL) / LOOKS,
         seed=seed_of(work.job.recipe.seed, stage_index),
         started=started,
     )
-    if not asked.samples or setup.refuses(findings):
-        yield _probe(asked, _Found(), looks=1)
+    if asked.samples and not setup.refuses(findings):
+        rows = _rows(stage, work, stage_index, given)
+        yield from _sampled(asked, rows, Budget(stage.budget_share, planned), settled)
         return
-    yield from _sampled(asked, rows, Budget(stage.budget_share, planned), settled)
+    seconds = time.perf_counter() - started
+    yield setup.probe(stage, findings, verifier=_name(work), seconds=seconds)
+
+
+def _static(work: Workspace) -> tuple[Finding, ...]:
+    sides = [setup.Side(model.folder, model.renderer) for model in (work.student, work.teacher)]
+    return setup.findings(sides[0], sides[1], work.train)
 
 
 def _rows(
@@ -186,9 +193,8 @@ def _part(asked: _Asked, found: _Found, rows: Sequence[int], *, total: int) -> I
         yield _progress(work, "scoring rollouts", done, total)
         _score(asked, found, ours, theirs)
     if asked.hands_off:
-        for place in places(stage):
-            yield _progress(work, "handing off to the teacher", done, total)
-            one = hand_off(stage, work, ours, place=place, seed=seed)
+        yield _progress(work, "handing off to the teacher", done, total)
+        for one in hand_off(stage, work, ours, seed=seed):
             found.hand_offs.append(one)
             found.student_tokens += one.student_tokens
             found.teacher_tokens += one.teacher_tokens
@@ -245,15 +251,18 @@ def _probe(asked: _Asked, found: _Found, *, looks: int) -> Probe:
         for place in places(stage)
         if found.hand_offs
     )
-    done = ("static", "scored") if found.scores else ("static",)
-    taken = (*done, "hand_off") if depths else done
+    done: dict[Tier, bool] = {
+        "static": True,
+        "scored": bool(found.scores),
+        "hand_off": bool(depths),
+    }
     return Probe(
-        tiers=tuple(tier for tier in taken if tier in stage.tiers),
+        tiers=tuple(tier for tier, taken in done.items() if taken),
         prompts=found.prompts,
-        rollouts_per_prompt=found.rollouts // found.prompts if found.prompts else 0,
+        rollouts_per_prompt=found.rollouts // found.prompts,
         k=stage.k,
         looks=looks,
-        verifier="none" if work.verifier is None else work.verifier.name,
+        verifier=_name(work),
         measures=_measures(found, asked.level) | measures(depths),
         chunks=chunks(found.scores) if found.scores else None,
         hand_off=depths,
@@ -281,6 +290,10 @@ def _measures(found: _Found, level: float) -> dict[str, Measure]:
         prompts = len(first.values["first_loss"])
         told["grad_norm"] = Measure(value=first.grad_norm, prompts=prompts)
     return told
+
+
+def _name(work: Workspace) -> str:
+    return "none" if work.verifier is None else work.verifier.name
 
 
 def _span(key: str) -> tuple[float, float] | None:

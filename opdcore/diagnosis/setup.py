@@ -12,7 +12,7 @@ from pathlib import Path
 
 from opdcore import token_maps
 from opdcore.contract.errors import BadInput
-from opdcore.contract.probe import Finding, Provenance, Relation, Severity
+from opdcore.contract.probe import DiagnoseStage, Finding, Probe, Provenance, Relation, Severity
 from opdcore.contract.prompt import Prompt
 from opdcore.inspection import inspect
 from opdcore.rendering import Renderer
@@ -82,6 +82,22 @@ def provenance(relation: Relation, found: Sequence[Finding]) -> Provenance:
 def refuses(found: Sequence[Finding]) -> bool:
     """Whether something was found with which no run can work."""
     return any(one.severity == "refusal" for one in found)
+
+
+def probe(
+    stage: DiagnoseStage, found: tuple[Finding, ...], *, verifier: str, seconds: float
+) -> Probe:
+    """A probe of this tier alone."""
+    return Probe(
+        tiers=("static",),
+        prompts=0,
+        rollouts_per_prompt=0,
+        k=stage.k,
+        verifier=verifier,
+        findings=found,
+        provenance=provenance(stage.relation, found),
+        seconds=seconds,
+    )
 
 
 def _maps(report: TokenMapReport) -> Iterator[Finding]:
