@@ -5,8 +5,6 @@ import json
 import zipfile
 from typing import get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
@@ -24,7 +22,7 @@ from opdcore.contract.events import (
 from opdcore.contract.metrics import METRICS, POSITION_METRICS
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Artifact, Comment
-from webapp.services import run_files, run_report, traces
+from webapp.services import run_files, run_report
 from webapp.views.run_charts import GROUPS
 
 PARTS = (
@@ -96,32 +94,6 @@ def add_artifact(run, key, content, kind="output"):
     )
 
 
-def add_trace(run, *, step=10, rollouts=1, tokens=("a", " b")):
-    row = {
-        "prompt": "1+1?",
-        "tokens": list(tokens),
-        "stopped": True,
-        "correct": None,
-        "token_reward": [0.5, None],
-        "ids": [1, 2],
-    }
-    schema = pa.schema(
-        [
-            ("prompt", pa.string()),
-            ("tokens", pa.list_(pa.string())),
-            ("stopped", pa.bool_()),
-            ("correct", pa.bool_()),
-            ("token_reward", pa.list_(pa.float32())),
-            ("ids", pa.list_(pa.int64())),
-        ]
-    )
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([row] * rollouts, schema=schema), file)
-    return add_artifact(
-        run, f"traces/stage-00-step-{step:07d}.parquet", file.getvalue(), kind="trace"
-    )
-
-
 def test_every_part_answers_a_viewer(browse, viewer, run):
     client = browse(viewer)
     for part in (*PARTS, *DATA):
@@ -129,7 +101,6 @@ def test_every_part_answers_a_viewer(browse, viewer, run):
 
 
 def test_no_part_answers_a_stranger(browse, stranger, run):
-    add_trace(run)
     output = add_artifact(run, "output/model.safetensors", b"w")
     client = browse(stranger)
     for part in (*PARTS, *DATA, "output/", f"artifacts/{output.pk}/", "trace.json"):
@@ -211,27 +182,6 @@ def test_the_status_is_sent_again_only_when_it_changed(browse, viewer, run):
     answer = client.get(address)
     assert answer.status_code == 200
     assert b"Mend it." in answer.content
-
-
-def test_a_trace_is_read_from_its_file_and_bounded(browse, viewer, run, monkeypatch):
-    artifact = add_trace(run, rollouts=3)
-    monkeypatch.setattr(traces, "MOST_ROLLOUTS", 2)
-    answer = browse(viewer).get(f"/runs/{run.public_id}/trace.json?key={artifact.key}").json()
-    assert (len(answer["rollouts"]), answer["total"]) == (2, 3)
-    assert answer["rollouts"][0] == {
-        "prompt": "1+1?",
-        "tokens": ["a", " b"],
-        "columns": {"token_reward": [0.5, None]},
-        "correct": None,
-        "truncated": False,
-    }
-
-
-def test_samples_offer_the_newest_step_first(browse, viewer, run):
-    add_trace(run, step=10)
-    newest = add_trace(run, step=20)
-    page = browse(viewer).get(f"/runs/{run.public_id}/samples/")
-    assert page.context["chosen"].key == newest.key
 
 
 def test_a_file_is_downloaded_as_it_is(browse, viewer, run):

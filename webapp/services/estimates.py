@@ -18,7 +18,7 @@ from webapp.models import Device, Pair, Run
 # What a device sustains in float32 training, in operations and bytes a second; of a whole host's
 # processor, and of a data-centre GPU without tensor cores' short formats.
 SUSTAINED: dict[str, tuple[float, float]] = {"cpu": (4e10, 1e10), "cuda": (2e13, 1e12)}
-BYTES_PER_TRACED_TOKEN = 60
+BYTES_PER_TRACED_TOKEN = 130
 # Least time of one layer at one position, whatever its size: starting its kernels.
 SECONDS_PER_LAYER = 0.0005
 # Without an earlier run, a response is taken to be half as long as it may be.

@@ -41,12 +41,25 @@ def positions_json(request: HttpRequest, public_id: str) -> HttpResponse:
 
 @require_GET
 def trace_json(request: HttpRequest, public_id: str) -> HttpResponse:
-    """The rollouts of one trace file."""
+    """The run's trace files; with `key` one file's rollouts, with `rollout` and `start` more of one."""
     run = visible(Run.objects.all(), request, public_id)
-    found = traces.published(run).filter(key=request.GET.get("key", "")).last()
+    if "key" not in request.GET:
+        return _json(traces.encode_files(run))
+    found = traces.published(run).filter(key=request.GET["key"]).last()
     if found is None:
         raise Http404("There is no such trace; it may not be published yet.")
-    return _json(traces.encode(found))
+    if "rollout" not in request.GET:
+        return _json(traces.encode_brief(found))
+    rollout, start = _place(request, "rollout"), _place(request, "start")
+    if rollout is None or start is None:
+        return _bad("rollout or start", "a whole number from 0")
+    asked = "start" in request.GET
+    body = (
+        traces.encode_top(found, rollout, start) if asked else traces.encode_rollout(found, rollout)
+    )
+    if body is None:
+        raise Http404("The trace holds nothing there.")
+    return _json(body)
 
 
 @require_GET
@@ -82,6 +95,11 @@ def _keys(request: HttpRequest, known: Container[str]) -> list[str] | None:
 def _number(request: HttpRequest, name: str, usual: int, *, most: int) -> int | None:
     text = request.GET.get(name, str(usual))
     return min(int(text), most) if text.isdecimal() and int(text) > 0 else None
+
+
+def _place(request: HttpRequest, name: str) -> int | None:
+    text = request.GET.get(name, "0")
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _bad(field: str, wanted: str) -> HttpResponse:

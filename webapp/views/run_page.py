@@ -73,14 +73,9 @@ def diagnosis_part(request: HttpRequest, public_id: str) -> HttpResponse:
 
 @require_GET
 def samples(request: HttpRequest, public_id: str) -> HttpResponse:
-    """Traced rollouts of one step."""
+    """Traced rollouts, token by token."""
     run = _run(request, public_id)
-    files = traces.files(run)
-    asked = request.GET.get("key", "")
-    newest = files[-1] if files else None
-    chosen = next((file for file in files if file.key == asked), newest)
-    context = {"run": run, "files": files, "chosen": chosen, "newest": newest}
-    return render(request, "runs/_samples.html", context)
+    return render(request, "runs/_samples.html", {"run": run, "files": traces.files(run)})
 
 
 @require_GET
