@@ -1,18 +1,16 @@
 """The study's parts and their summary: verdicts drawn from what was measured, against what happened.
 
-`python -m benchmarks.calibration.study --shard I/N` fills what is kept, in as many processes as wanted;
-the parts then only read it.
+It knows how a triple is described and scored, not how one is made, probed or run.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from benchmarks.calibration import replays, scores
-from benchmarks.calibration.runs import STEPS, distill_stage, is_kept, measured
+from benchmarks.calibration.runs import STEPS, distill_stage, measured
 from benchmarks.calibration.triples import (
     FITTED_ON,
     KINDS,
@@ -45,10 +43,11 @@ FIFTH = STEPS // 5
 
 def rows(family: FamilyName) -> list[Row]:
     """A row for each triple of a family that was run; those that were not are run now."""
-    return [_row(triple, measured(triple)) for triple in plan(family)]
+    return [described(triple, measured(triple)) for triple in plan(family)]
 
 
-def _row(triple: Triple, told: dict[str, Any]) -> Row:
+def described(triple: Triple, told: dict[str, Any]) -> Row:
+    """A triple's row: how it was made, what was foretold, and what became of it."""
     probe, stage = Diagnosis.model_validate(told["diagnosis"]).probe, distill_stage()
     verdict, health = replays.before(probe, stage), replays.during(told, stage)
     outcome = told["outcome"]
@@ -138,21 +137,3 @@ def _majority(successes: Sequence[bool]) -> bool:
 
 
 PARTS = {family: partial(rows, family) for family in (FITTED_ON, SCORED_ON)}
-
-
-def main() -> None:
-    """Runs the triples of one shard that are not kept yet, both families in turn."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration.study")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="this process' part")
-    index, _, number = parser.parse_args().shard.partition("/")
-    both = zip(plan(FITTED_ON), plan(SCORED_ON), strict=True)
-    triples = [triple for pair in both for triple in pair]
-    for triple in triples[int(index) :: int(number)]:
-        if not is_kept(triple):
-            row = _row(triple, measured(triple))
-            keys = ("name", "severity", "outcome", "verdict", "go", "health", "cpu_seconds")
-            print("  ".join(f"{key} {row[key]}" for key in keys), flush=True)
-
-
-if __name__ == "__main__":
-    main()
