@@ -153,21 +153,24 @@ class HeatMap extends HTMLElement {
     }
     ctx.textBaseline = "top";
     ctx.textAlign = "center";
-    const labels = Math.max(1, Math.min(x.length, Math.floor(width / 70)));
-    const strides = Math.max(1, Math.ceil(x.length / labels));
-    for (let column = 0; column < x.length; column += strides) {
-      ctx.fillText(String(x[column]), left + (width * (column + 0.5)) / x.length, top + height + 5);
-    }
+    const between = roundStep((x.at(-1) - x[0]) / Math.max(1, Math.floor(width / 70)));
+    let next = Math.ceil(x[0] / between) * between;
+    x.forEach((step, column) => {
+      if (step < next) return;
+      ctx.fillText(String(step), left + (width * (column + 0.5)) / x.length, top + height + 5);
+      next = (Math.floor(step / between) + 1) * between;
+    });
     ctx.textAlign = "right";
     ctx.fillText("step", left - 6, top + height + 5);
     for (const mark of marks) this.drawMark(ctx, mark, text);
   }
 
   drawMark(ctx, { x, name }, colour) {
-    const column = this.data.x.indexOf(x);
+    const column = this.data.x.findIndex((step) => step >= x);
     if (column < 0) return;
     const { left, top, width, height } = this.area;
     const at = left + (width * (column + 0.5)) / this.data.x.length;
+    const late = column > this.data.x.length / 2;
     ctx.fillStyle = colour;
     ctx.beginPath();
     ctx.moveTo(at - 5, top - 7);
@@ -175,8 +178,8 @@ class HeatMap extends HTMLElement {
     ctx.lineTo(at, top - 1);
     ctx.fill();
     ctx.textBaseline = "alphabetic";
-    ctx.textAlign = "left";
-    ctx.fillText(name, at + 8, top - 2);
+    ctx.textAlign = late ? "right" : "left";
+    ctx.fillText(name, at + (late ? -8 : 8), top - 2);
     ctx.strokeStyle = colour;
     ctx.setLineDash([2, 3]);
     ctx.strokeRect(at - Math.max(1.5, width / this.data.x.length / 2), top, Math.max(3, width / this.data.x.length), height);
@@ -256,6 +259,12 @@ class HeatMap extends HTMLElement {
     const detail = { x: this.data.x[this.at.column] };
     this.dispatchEvent(new CustomEvent("step-chosen", { bubbles: true, detail }));
   }
+}
+
+/* 1, 2 or 5 times a power of ten, and at least 1, since steps are counted. */
+function roundStep(least) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(1, least)));
+  return [1, 2, 5, 10].map((times) => times * power).find((step) => step >= least);
 }
 
 customElements.define("heat-map", HeatMap);

@@ -142,6 +142,7 @@ class PositionView extends HTMLElement {
       element("div", { className: "position-sliders" }, [this.first.node, this.second.node]),
       this.grid,
       this.table,
+      element("p", { className: "position-axis", text: "Across: tokens of the response. Lines: the mean of the steps; bands: their lowest to highest." }),
     ]);
   }
 
@@ -326,13 +327,14 @@ class PositionView extends HTMLElement {
     const lines = keys.flatMap((key, row) =>
       this.places.map(({ name, dashed, x }, at) => ({
         ...this.found.get(key)[at],
-        name: `${names[row]}, ${name} at step ${x}`,
+        name: this.compares.checked ? `${names[row]}, ${name}` : names[row],
+        x,
         colour: dashed && keys.length === 1 ? 3 : colours[row],
         dashed,
       })),
     );
     legend.replaceChildren(...lines.map(({ name, colour, dashed }) => legendKey(name, colour, dashed)));
-    const told = lines.map(({ name, mean }) => `${name}: ${mean.map(format).join(", ")}`);
+    const told = lines.map(({ name, x, mean }) => `${name} at step ${x}: ${mean.map(format).join(", ")}`);
     host.setAttribute("aria-label", `${label} by position, from ${edges[0]} to ${edges.at(-1)}. ${told.join(". ")}.`);
     host.replaceChildren();
     return curves(host, { edges, lines, format });

@@ -99,7 +99,8 @@ class RunProgress extends HTMLElement {
     const working = this.status === "running" && this.what;
     const { done, total, unit } = working ? this.what : { ...this, unit: "steps" };
     const known = total ? `${number(done)} of ${number(total)} ${unit}` : `${number(done)} ${unit}`;
-    const counted = working || total || done ? known : "No steps yet";
+    const none = this.offsets.length ? "Nothing is trained" : "No steps yet";
+    const counted = working || total || done ? known : none;
     this.count.textContent = working ? `${this.what.what}: ${known}` : counted;
     this.note.textContent = this.said();
     this.fill(done, total, working || this.status === "running");
@@ -117,7 +118,7 @@ class RunProgress extends HTMLElement {
       this.bar.max = total;
       this.bar.value = done;
     } else if (moving) this.bar.removeAttribute("value");
-    else this.bar.value = 0;
+    else this.bar.value = this.status === "succeeded" ? this.bar.max : 0;
     this.bar.dataset.tone =
       { failed: "bad", cancelled: "quiet", paused: "quiet" }[this.status] ?? "";
   }

@@ -78,6 +78,8 @@ def test_changes_are_told_oldest_first_without_what_a_later_attempt_undid(run, s
     again = Scribe(run, attempt=2, steps=(20, 30))
     again.record(again.parsed(StageStarted(stage_kind="distill", steps=20, resumed_from_step=10)))
     assert [turn.code for turn in health.of(run).turns] == ["HEALTHY"]
+    run.refresh_from_db()
+    assert run.health["code"] == "HEALTHY"
     says(again, make_verdict("OVERWRITE"), step=14)
     turns = health.of(run).turns
     assert [(turn.code, turn.x) for turn in turns] == [("HEALTHY", 5), ("OVERWRITE", 14)]

@@ -38,9 +38,9 @@ class DiagnosisForm(forms.Form):
     prompt_set = forms.ModelChoiceField(
         PromptSet.objects.none(),
         to_field_name="public_id",
-        label="Prompts",
+        label="Prompt set",
         empty_label=None,
-        help_text="Those that the run would train on: a verdict holds for these prompts.",
+        help_text="Prompts that the run would train on; a verdict holds for these.",
     )
 
     def __init__(self, pair: Pair, data: Mapping[str, Any] | None = None) -> None:

@@ -20,7 +20,7 @@ from opdcore.contract import events as contract
 from opdcore.contract.errors import StillroomError
 from opdcore.contract.events import AnyEvent
 from webapp.models import Event, Run
-from webapp.services import diagnoses, positions, series
+from webapp.services import diagnoses, health, positions, series
 
 _PAYLOAD = b',"payload":'
 _HEAD_FIELDS = 6  # attempt, line, stage_index, step, at, kind
@@ -132,8 +132,18 @@ def _insert(run: Run, lines: Sequence[Line], author: Author) -> None:
     )
     run.last_seq += len(lines)
     _keep(run.pk, [line.event for line in lines])
-    columns = _headlines(lines, author.steps_by_stage) | _tokens(lines, author.teachers)
+    columns = _taken_back(run, first) if first.attempt > 1 else {}
+    columns |= _headlines(lines, author.steps_by_stage) | _tokens(lines, author.teachers)
     Run.objects.filter(pk=run.pk).update(last_seq=run.last_seq, **columns)
+
+
+def _taken_back(run: Run, first: AnyEvent) -> dict[str, Any]:
+    """The monitor's verdict as it was at the checkpoint that a later attempt goes on from."""
+    watched = Event.objects.filter(run=run, kind="health").exists()
+    if first.kind != "stage_started" or not watched:
+        return {}
+    left = health.of(run)
+    return {"health": left.said.verdict.model_dump(mode="json") if left else None}
 
 
 def _keep(run_id: int, events: Sequence[AnyEvent]) -> None:

@@ -121,7 +121,7 @@ def _state(run: Run, index: int) -> StageState:
 
 def _note(run: Run, span: series.StageSpan) -> str:
     if not span.steps:
-        return "held-out prompts"
+        return "before training" if span.kind == "diagnose" else "held-out prompts"
     done = min(max(run.step - span.offset, 0), span.steps)
     if run.has_ended and 0 < done < span.steps:
         return f"stopped at step {done:,} of {span.steps:,}"
