@@ -27,7 +27,7 @@ from opdcore.contract.recipe import DistillStage, Stage
 
 KEPT = ROOT / "state" / "calibration"
 # Raise one when what it names changes: what was kept of it is then made anew.
-MODELS, PROBE, RUN = "models-1", "probes-1", "runs-1"
+MODELS, PROBE, RUN = "models-1", "probes-2", "runs-2"
 STEPS = 150
 LONGEST = 96
 
@@ -97,14 +97,17 @@ def _told(events: Iterable[AnyEvent], *, last: str) -> dict[str, Any]:
 
 
 def distill_stage() -> DistillStage:
-    """The laboratory's own settings, for longer and with half the rollouts."""
+    """The laboratory's own settings, for longer, with half the rollouts and half the rate.
+
+    At the whole rate a cups student that had learnt began to write without end after 50 steps.
+    """
     return DistillStage(
         steps=STEPS,
         prompts_per_step=32,
         rollouts_per_prompt=1,
         form="top_k",
         k=16,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         warmup_steps=5,
         weight_decay=0.0,
         max_prompt_tokens=LONGEST,
