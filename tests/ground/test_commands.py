@@ -10,7 +10,8 @@ from django.core.management import get_commands
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TARGETS = {
-    "help", "setup", "demo", "test", "check", "test-all", "fmt", "lint", "types", "imports", "schema", "bench", "browser",
+    "help", "setup", "demo", "test", "check", "test-all", "fmt", "lint", "types", "imports", "schema", "bench",
+    "calibrate", "browser",
 }  # fmt: skip
 
 
