@@ -89,7 +89,7 @@ class HeatMap extends HTMLElement {
     ctx.scale(ratio, ratio);
     this.area = { left: LEFT, top: TOP, width: width - LEFT - RIGHT, height: height - TOP - BOTTOM };
     const style = getComputedStyle(this);
-    this.hatch(ctx, style.getPropertyValue("--sr-border-strong").trim());
+    this.hatch(ctx, style.color);
     this.fill(ctx);
     this.axes(ctx, style);
     if (this.at) this.point(this.at.column, this.at.chunk, false);
@@ -100,7 +100,8 @@ class HeatMap extends HTMLElement {
     const tile = document.createElement("canvas");
     tile.width = tile.height = 6;
     const brush = tile.getContext("2d");
-    brush.strokeStyle = getComputedStyle(this.tip).borderTopColor || colour;
+    brush.strokeStyle = colour;
+    brush.globalAlpha = 0.45;
     brush.lineWidth = 1;
     brush.beginPath();
     for (const from of [-6, 0, 6]) {
@@ -153,7 +154,7 @@ class HeatMap extends HTMLElement {
     }
     ctx.textBaseline = "top";
     ctx.textAlign = "center";
-    const between = roundStep((x.at(-1) - x[0]) / Math.max(1, Math.floor(width / 70)));
+    const between = roundStep((x.at(-1) - x[0]) / Math.max(1, Math.floor(width / 56)));
     let next = Math.ceil(x[0] / between) * between;
     x.forEach((step, column) => {
       if (step < next) return;

@@ -52,7 +52,7 @@ def test_the_banner_says_verdict_evidence_and_remedy(browse, viewer, run, scribe
     assert "Medium confidence" in page
     assert html.escape(remedies.of("STALLED_MISMATCH").text) in page
     words = re.sub(r"<[^>]+>|\s+", " ", page)
-    assert re.search(r"Overlap ratio +0\.412 +0\.38 to 0\.44 +0\.72 +Step 12 in the chart", words)
+    assert re.search(r"Overlap ratio +0\.412 +0\.38 to 0\.44 +0\.72 +Step 12 ", words)
     assert re.search(r"Token reward +-1\.5 +nat", words)
     assert 'href="#overlap_ratio@12"' in page
 
