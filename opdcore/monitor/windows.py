@@ -29,8 +29,9 @@ CHUNK_KEYS = ("student_entropy", "overlap_ratio")
 # A level is the median of so many steps: two odd ones among them do not move it.
 LEVEL_STEPS = 5
 SHORTEST, LONGEST = 10, 20
-# Positions below which a chunk's mean says nothing.
-FEWEST_POSITIONS = 8
+# A chunk says something of the run, not of a rollout that wandered off, where it has so many positions
+# and at least this share of the first chunk's.
+FEWEST_POSITIONS, REACHED_SHARE = 8, 0.1
 # A median deviation times this is a standard deviation, where noise is normal.
 SIGMA = 1.4826
 
@@ -218,9 +219,10 @@ def _last(window: deque[T]) -> list[T]:
 
 def _counted(positions: Positions) -> Chunks:
     """Each chunk's means where it holds enough positions."""
+    fewest = max(FEWEST_POSITIONS, REACHED_SHARE * positions.positions[0])
     return {
         key: [
-            finite(value) if count >= FEWEST_POSITIONS else None
+            finite(value) if count >= fewest else None
             for value, count in zip(positions.values[key], positions.positions, strict=True)
         ]
         for key in CHUNK_KEYS
@@ -229,5 +231,7 @@ def _counted(positions: Positions) -> Chunks:
 
 
 def _by_chunk(steps: Sequence[Chunks], key: str) -> list[float | None]:
+    """Levels by chunk, where most of the steps reached it."""
     columns = zip(*(one[key] for one in steps if key in one), strict=True)
-    return [_level([value for value in column if value is not None]) for column in columns]
+    known = [[value for value in column if value is not None] for column in columns]
+    return [_level(values) if 2 * len(values) > len(steps) else None for values in known]

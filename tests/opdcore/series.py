@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import pairwise
 
 from opdcore.contract.events import Positions
 from opdcore.contract.recipe import DistillStage
@@ -98,14 +97,16 @@ def noisy(curves: dict[str, Curve], step: int, draw: random.Random, noise: dict[
     return {key: one if key in SIGNED else max(0.0, one) for key, one in values.items()}
 
 
-def chunks(step: int, columns: dict[str, tuple[Curve, ...]], draw: random.Random) -> Positions:
-    """Four position chunks of 25 tokens."""
+def chunks(
+    step: int, columns: dict[str, tuple[Curve, ...]], draw: random.Random, *, last: int = 200
+) -> Positions:
+    """Four position chunks of 25 tokens, the last of which holds `last` positions."""
     edges = (0, 25, 50, 75, 100)
     values = {
         key: tuple(max(0.0, curve(step) + draw.gauss(0, 0.02)) for curve in curves)
         for key, curves in columns.items()
     }
-    return Positions(edges=edges, positions=tuple(200 for _ in pairwise(edges)), values=values)
+    return Positions(edges=edges, positions=(200, 200, 200, last), values=values)
 
 
 def watched(
@@ -116,6 +117,7 @@ def watched(
     seed: int = 0,
     noise: dict[str, float] | None = None,
     by_chunk: dict[str, tuple[Curve, ...]] | None = None,
+    last: int = 200,
 ) -> dict[int, Verdict]:
     """Every change of verdict by the step at which it came."""
     draw = random.Random(seed)
@@ -123,7 +125,7 @@ def watched(
     told = {}
     for step in range(1, steps + 1):
         values = noisy(curves, step, draw, NOISE if noise is None else noise)
-        positions = chunks(step, by_chunk, draw) if by_chunk else None
+        positions = chunks(step, by_chunk, draw, last=last) if by_chunk else None
         verdict = monitor.observe(step, values, positions)
         if verdict is not None:
             told[step] = verdict

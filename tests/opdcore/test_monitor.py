@@ -172,6 +172,14 @@ def test_other_courses_of_entropy_are_no_depth_collapse(columns):
     assert "DEPTH_COLLAPSE" not in codes(watched(HEALTHY, by_chunk=columns))
 
 
+@pytest.mark.parametrize(("last", "named"), [(40, True), (15, False)])
+def test_a_rollout_that_wanders_off_alone_is_no_depth_collapse(last, named):
+    rises = (0.0, 0.0, 0.15, 0.8)
+    behind = {"student_entropy": tuple(jump(0.2, 0.2 + rise, at=ONSET, over=5) for rise in rises)}
+    told = watched(HEALTHY, by_chunk=late(0.8) | behind, last=last)
+    assert ("DEPTH_COLLAPSE" in codes(told)) == named
+
+
 def test_truncation_that_jumps_with_repetition_is_named_within_fifteen_steps():
     broken = HEALTHY | {
         "truncation_rate": jump(0.1, 0.95, at=ONSET, over=10),
