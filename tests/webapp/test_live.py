@@ -26,6 +26,7 @@ from opdcore.contract.events import (
     metrics,
 )
 from opdcore.contract.verdicts import Verdict
+from tests.webapp.diagnoses import make_diagnosis
 from tests.workers.rows import Scribe, make_running, make_user
 from webapp import consumers
 from webapp.models import Event, Run
@@ -45,6 +46,7 @@ PAYLOADS = (
     ArtifactWritten(artifact_kind="output", key="output", sha256="0" * 64, size_bytes=3),
     ArtifactDropped(key="checkpoints/a"),
     Health(verdict=Verdict(code="HEALTHY", go="go", confidence="low", explanation="Well.")),
+    make_diagnosis(),
     Logged(level="info", message="a line\nwith </script> and \u00e9"),
     StageFinished(seconds=1.5),
     JobFinished(status="succeeded"),

@@ -94,7 +94,7 @@ def keep(run_id: int, diagnosis: Diagnosis, *, at: datetime) -> None:
     related = ("pair", "recipe", "train_set")
     run = Run.objects.select_related(*related).get(pk=run_id)
     goal = run.recipe.contract.goal.kind
-    of = {"pair": run.pair, "prompt_set": run.train_set, "goal": goal}
+    of: dict[str, Any] = {"pair": run.pair, "prompt_set": run.train_set, "goal": goal}
     if PairDiagnosis.objects.filter(**of, diagnosed_at__gt=at).exists():
         return
     verdict = diagnosis.verdict

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -163,11 +163,12 @@ def _values(row: Packed, place: int | None, chunks: int) -> npt.NDArray[np.float
     return _fitted(found, chunks, np.nan)
 
 
-def _fitted(found: npt.NDArray[np.generic], chunks: int, filler: float) -> npt.NDArray[np.float32]:
-    """A row in the grid's width: a chunk that it lacks is undefined."""
+def _fitted(found: npt.NDArray[Any], chunks: int, filler: float) -> npt.NDArray[Any]:
+    """A row in the grid's width: a chunk that it lacks is undefined, or has no positions."""
     if len(found) == chunks:
-        return found  # type: ignore[return-value]
-    return np.append(found[:chunks], np.full(max(0, chunks - len(found)), filler, found.dtype))  # type: ignore[return-value]
+        return found
+    lacking = np.full(max(0, chunks - len(found)), filler, found.dtype)
+    return np.append(found[:chunks], lacking)
 
 
 def _rounded(table: Table) -> Table:
