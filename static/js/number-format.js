@@ -9,6 +9,9 @@ export function format(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+/* The same with a true minus sign, for numbers among words. */
+export const signed = (text) => text.replace(/^-/, "\u2212");
+
 /* The format of a unit: bytes are told in the size that suits them, all else as it is. */
 export const formatOf = (unit) => (unit === "bytes" ? bytes : format);
 

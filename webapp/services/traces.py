@@ -85,7 +85,7 @@ def encode_rollout(artifact: Artifact, index: int) -> bytes | None:
     """One rollout as JSON, with one number a token in each column; None where there is no such row."""
     with _opened(artifact) as file:
         columns = [name for name in _numbers(file) if name not in TOP_LOGPROBS]
-        wanted = ["prompt", "tokens", *_present(file, ("top_width",)), *columns]
+        wanted = ["prompt", "tokens", "ids", *_present(file, ("top_width",)), *columns]
         row = _row(file, index, wanted)
     if row is None:
         return None
@@ -94,6 +94,7 @@ def encode_rollout(artifact: Artifact, index: int) -> bytes | None:
         {
             "prompt": row["prompt"][:MOST_PROMPT_CHARACTERS],
             "tokens": row["tokens"][cut],
+            "ids": row["ids"][cut],
             "tokens_total": len(row["tokens"]),
             "columns": {name: row[name][cut] for name in columns},
             "top_width": row.get("top_width"),
@@ -184,11 +185,22 @@ def _brief(row: dict[str, Any], excerpt: str) -> dict[str, Any]:
 
 
 def _excerpts(prompts: list[str]) -> list[str]:
-    """Some words of each prompt, from where prompts begin to differ: what a template says is left out."""
-    ends = zip(min(prompts), max(prompts), strict=False) if len(set(prompts)) > 1 else ()
-    shared = "".join(one for one, other in takewhile(lambda pair: pair[0] == pair[1], ends))
-    start = max(shared.rfind(" "), shared.rfind("\n")) + 1
-    return [" ".join(prompt[start:].split())[:EXCERPT_CHARACTERS] for prompt in prompts]
+    """Some words of each prompt, between where prompts begin and cease to differ.
+
+    What a template says around them is left out.
+    """
+    start, end = _shared(prompts), _shared([prompt[::-1] for prompt in prompts])
+    inner = [prompt[start : len(prompt) - end] for prompt in prompts]
+    return [" ".join(text.split())[:EXCERPT_CHARACTERS] for text in inner]
+
+
+def _shared(texts: list[str]) -> int:
+    """How many characters all texts begin with alike, to the last white space or mark among them."""
+    low, high = min(texts), max(texts)
+    if low == high:
+        return 0
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
+    return max((at + 1 for at in range(same) if low[at] in " \n<>"), default=0)
 
 
 def _row(file: pq.ParquetFile, index: int, names: list[str]) -> dict[str, Any] | None:
