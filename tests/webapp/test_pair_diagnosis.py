@@ -283,3 +283,19 @@ def test_a_pair_to_be_is_filled_in_from_the_matrix(browse, member, project):
     forms = browse(member).get(address).context["forms"]
     assert forms.student["model"].value() == student.public_id
     assert forms.teachers[0]["model"].value() == teacher.public_id
+
+
+def test_a_recipe_that_diagnoses_is_shown_and_can_be_changed(browse, member, run):
+    client = browse(member)
+    assert b"Hand off tokens" in client.get(f"/recipes/{run.recipe.public_id}/").content
+    edited = client.get(f"/recipes/new/?from={run.recipe.public_id}")
+    assert b"Provenance" in edited.content
+
+
+def test_a_run_that_only_diagnoses_shows_its_verdict_and_no_outcome(browse, viewer, run):
+    record(run, make_diagnosis())
+    outcome = {"code": "unmeasured", "explanation": "It only diagnoses."}
+    Run.objects.filter(pk=run.pk).update(status="succeeded", outcome=outcome)
+    client = browse(viewer)
+    assert b"It only diagnoses." not in client.get(f"/runs/{run.public_id}/").content
+    assert b"PATTERN_MISMATCH" in client.get("/runs/").content

@@ -47,7 +47,7 @@ def test_an_untouched_form_is_the_documents_defaults():
 
 
 def test_every_knob_stands_in_exactly_one_group():
-    for document in (Goal, Evaluation, DistillStage):
+    for document in (Goal, Evaluation, *STAGES.values()):
         groups = KnobForm(document, prefix="x").groups()
         shown = [field.name for group in groups for field in group.basic]
         shown += [field.name for group in groups for fold in group.folds for field in fold.fields]
@@ -104,3 +104,13 @@ def test_a_recipe_without_stages_says_so():
     form = typed().moved(0, "remove")
     assert form.document() is None
     assert form.other_faults[0].path == "stages"
+
+
+def test_several_numbers_stand_in_one_line():
+    depths = {"kind": "diagnose", "hand_off_tokens": [64, 128]}
+    document = RecipeDocument.model_validate({"name": "Probe", "stages": [depths]})
+    form = typed(document)
+    assert form.stages[0].form["hand_off_tokens"].value() == "64, 128"
+    assert form.document() == document
+    changed = typed(document, stages__0__hand_off_tokens="32,  96").document()
+    assert changed.stages[0].hand_off_tokens == (32, 96)

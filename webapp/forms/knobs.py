@@ -25,7 +25,23 @@ GROUP_LABELS = {
     "sampling": "Sampling",
     "optimizer": "Optimizer",
     "cadence": "Cadence",
+    "probe": "Probe",
+    "provenance": "Provenance",
 }
+
+
+class NumbersInput(forms.TextInput):
+    """One line for several numbers, whether they come as one text or one by one."""
+
+    def value_from_datadict(self, data: Any, _files: Any, name: str) -> str:  # noqa: ANN401 (Django's)
+        return ", ".join(data.getlist(name))
+
+
+class NumbersField(forms.CharField):
+    """Whole numbers with commas between them."""
+
+    def prepare_value(self, value: Any) -> Any:  # noqa: ANN401 (text, or the numbers themselves)
+        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +173,9 @@ def _plain_field(knob: FieldInfo) -> forms.Field:
         return forms.CharField(widget=forms.Select(choices=choices))
     if get_origin(kind) is tuple:
         inner, _ = _unwrapped(get_args(kind)[0])
+        if inner is int:
+            attrs = {"autocomplete": "off", "placeholder": "such as 64, 128"}
+            return NumbersField(required=False, widget=NumbersInput(attrs))
         choices = [(one, label_of(str(one))) for one in get_args(inner)]
         return forms.MultipleChoiceField(
             required=False, choices=choices, widget=forms.CheckboxSelectMultiple
@@ -187,6 +206,8 @@ def _typed(field: forms.BoundField) -> Any:  # noqa: ANN401 (text, list or bool)
     if isinstance(field.field, forms.MultipleChoiceField):
         return list(value or [])
     text = str("" if value is None else value).strip()
+    if isinstance(field.field, NumbersField):
+        return [part.strip() for part in text.split(",") if part.strip()]
     return None if text == "" and not field.field.required else text
 
 

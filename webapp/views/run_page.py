@@ -129,6 +129,7 @@ def _status(request: HttpRequest, run: Run) -> dict[str, Any]:
         "run": run,
         "fingerprint": _fingerprint(run),
         "stages": run_report.stages(run),
+        "only_diagnoses": {span.kind for span in series.stages(run)} == {"diagnose"},
         "ladder": _ladder(evaluations) if evaluations else [],
         "has_output": run.artifacts.filter(kind="output", dropped=False).exists(),
         "may_launch": allows(request.user, "launch", run.project),
