@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
@@ -24,6 +24,17 @@ StageKind = Literal["distill", "evaluate", "diagnose"]
 ModelRole = Literal["student", "teacher"]
 FinalStatus = Literal["succeeded", "failed", "cancelled", "paused"]
 ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "log"]
+
+
+class Grown(Document):
+    """A payload that gained fields: what they leave empty is not written, as in older lines."""
+
+    gained: ClassVar[frozenset[str]]
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if key not in self.gained or value}
 
 
 class JobStarted(Document):
@@ -69,8 +80,10 @@ class Positions(Document):
     values: dict[str, tuple[float | None, ...]] = Field(description="One mean a chunk.")
 
 
-class Evaluated(Document):
+class Evaluated(Grown):
     """One side's answers to the held-out prompts were graded."""
+
+    gained = frozenset({"abstentions"})
 
     role: ModelRole = Field(description="Whose answers.")
     prompts: int = Field(ge=0, description="Held-out prompts answered.")
@@ -81,15 +94,11 @@ class Evaluated(Document):
     )
     values: dict[str, float | None] = Field(description="Keys of the metric table.")
 
-    @model_serializer(mode="wrap")
-    def _without_no_abstentions(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Where nothing was abstained from, the line says nothing of it, as older lines do."""
-        content: dict[str, Any] = serialize(self)
-        return {key: value for key, value in content.items() if key != "abstentions" or value}
 
-
-class TraceWritten(Document):
+class TraceWritten(Grown):
     """Rollouts of this step were written with all their token values."""
+
+    gained = frozenset({"prompts"})
 
     key: str = Field(description="File in the run's folder (Parquet).")
     rollouts: int = Field(ge=1, description="Rows in it.")
