@@ -278,7 +278,7 @@ def test_a_run_that_is_stopping_is_not_shown_as_paused(browse, member, run):
 
 def test_resume_queues_a_failed_run_and_refuses_others(browse, member, run):
     refused = browse(member).post(f"/runs/{run.public_id}/resume/", follow=True)
-    assert b"Only a failed or cancelled run can be resumed" in refused.content
+    assert b"Only a failed, cancelled or paused run can be resumed" in refused.content
     type(run).objects.filter(pk=run.pk).update(status="failed")
     browse(member).post(f"/runs/{run.public_id}/resume/")
     run.refresh_from_db()
