@@ -163,6 +163,7 @@ class TokenView extends HTMLElement {
     const brief = this.rollouts[index];
     const same = this.rollout && rollout.tokens.join("\0") === this.rollout.tokens.join("\0");
     const position = token ?? (same ? this.position : null);
+    this.away = false;
     this.index = index;
     this.rollout = rollout;
     this.watched = { prompt: brief.prompt_index, written: brief.written_step };
@@ -214,13 +215,14 @@ class TokenView extends HTMLElement {
   }
 
   recolour() {
-    if (!this.rollout) return;
+    if (!this.rollout || this.away) return;
     this.measure();
     this.text.colour(this.dress);
     this.choose(this.position, { aloud: false });
   }
 
   toWorst(by) {
+    if (!this.rollout || this.away) return;
     const at = this.order.indexOf(this.position);
     const next = this.order[at + by];
     if (next !== undefined) this.text.select(next, { focus: true });
@@ -229,7 +231,7 @@ class TokenView extends HTMLElement {
   pressed(event) {
     const by = { n: 1, p: -1 }[event.key];
     const typing = event.target.closest("select, textarea, input:not([type=range])");
-    if (!by || typing || !this.rollout || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!by || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
     this.toWorst(by);
@@ -294,7 +296,8 @@ class TokenView extends HTMLElement {
 
   /* The watched prompt is not in this step's trace: where else it is. */
   absent() {
-    this.rollout = null;
+    this.away = true;
+    this.remember();
     this.heading.replaceChildren(`Prompt ${this.watched.prompt}`);
     this.scale.replaceChildren();
     this.help.textContent = "";

@@ -20,8 +20,7 @@ HEAD = """<!doctype html><html data-icons="/static/img/icons.svg"><head><title>E
 <script type="module" src="/static/js/live-run.js"></script>
 <script type="module" src="/static/js/live-part.js"></script>
 <script type="module" src="/static/js/series-chart.js"></script>
-<script type="module" src="/static/js/run-progress.js"></script>
-<script type="module" src="/static/js/token-view.js"></script></head>"""
+<script type="module" src="/static/js/run-progress.js"></script></head>"""
 COLLECT = """() => { const seqs = []; document.addEventListener("run-events", (e) => {
   seqs.push(...e.detail.events.map((event) => event.seq));
   document.body.dataset.seqs = seqs.join(" "); }); }"""
@@ -234,23 +233,6 @@ def test_progress_shows_what_is_loaded_before_the_first_step(page: Page) -> None
     loading = {"what": "loading the teacher", "done": 3, "total": 5, "unit": "files"}
     page.evaluate(ANNOUNCE, [event(1, "progress", loading)])
     expect(page.locator(".progress-count")).to_have_text("loading the teacher: 3 of 5 files")
-
-
-def test_token_text_of_a_model_is_shown_as_text(page: Page) -> None:
-    hostile = "<img src=x onerror=alert(1)>"
-    columns = {"token_reward": [-2.0, None, 0.1]}
-    rollout = {"prompt": hostile, "tokens": [hostile, " a", "\n"], "columns": columns}
-    document = {"rollouts": [{**rollout, "correct": True, "truncated": False}]}
-    open_page(page, '<token-view src="/rollouts.json"></token-view>', {"/rollouts.json": document})
-    tokens = page.locator(".token-text .token")
-    expect(tokens.first).to_have_text(hostile)
-    expect(page.locator(".token-prompt")).to_have_text(hostile)
-    assert page.locator("token-view img").count() == 0
-    assert tokens.first.get_attribute("data-level") == "-4"
-    assert tokens.nth(1).get_attribute("data-level") is None
-    tokens.first.focus()
-    expect(page.locator(".token-tip")).to_contain_text("token reward")
-    expect(page.locator(".token-tip")).to_contain_text("-2")
 
 
 def test_what_htmx_could_not_send_is_told_and_a_poll_is_not(page: Page) -> None:
