@@ -1,6 +1,5 @@
 """Verdicts, charts by position and the matrix in a real Chromium; Django's own pages answer it."""
 
-import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,8 +17,6 @@ from webapp.models import Event
 # The answering handler has a connection of its own, which sees only what was committed.
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-# The browser's driver runs an event loop in this thread, which Django would take for an async caller.
-os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 ROOT = Path(__file__).resolve().parents[2]
 SITE = "http://stillroom.test"
 # The first is the driver's to count, the second asks for HTTPS.

@@ -73,14 +73,6 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def rows_beside_playwright():
-    """Playwright's loop runs in this thread, and Django takes every loop for its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        yield
-
-
 @pytest.fixture(scope="module")
 def site(django_db_setup):
     """The web server's address: plain HTTP, and static files as they lie in the checkout."""
