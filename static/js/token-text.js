@@ -92,19 +92,21 @@ export class TokenText {
     this.current = position;
     if (focus) {
       span.focus({ preventScroll: true });
-      this.reveal(span);
+      this.reveal();
+      const frame = this.node.getBoundingClientRect();
+      if (frame.top < 0 || frame.bottom > innerHeight) span.scrollIntoView({ block: "nearest" });
     }
   }
 
-  /* Scrolls the text alone, and only where the token is out of sight or at its rim. */
-  reveal(span) {
+  /* Scrolls the text alone to the current token, where that is out of sight or at the rim. */
+  reveal() {
+    const span = this.spans[this.current];
+    if (!span) return;
     const frame = this.node.getBoundingClientRect();
     const place = span.getBoundingClientRect();
     const rim = 2 * place.height;
     if (place.top < frame.top + rim || place.bottom > frame.bottom - rim)
       this.node.scrollTop += place.top - frame.top - frame.height / 3;
-    if (frame.top < 0 || frame.bottom > innerHeight)
-      span.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   pointed(target) {

@@ -179,7 +179,7 @@ class TokenView extends HTMLElement {
     const place = position !== null && position < rollout.tokens.length ? position : (this.order[0] ?? 0);
     this.text.select(place);
     this.choose(place, { aloud: false });
-    if (token !== null) this.text.reveal(this.text.spans[place]);
+    if (!same) this.text.reveal();
   }
 
   label({ tokens }) {

@@ -109,7 +109,7 @@ def test_a_file_tells_its_rollouts_in_brief(ask, run, tmp_path):
     assert answer["rollouts"][0] == {
         "prompt_index": 3,
         "written_step": 10,
-        "excerpt": "3",
+        "excerpt": "3 and 1?",
         "correct": True,
         "truncated": False,
         "length": 3,

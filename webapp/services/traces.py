@@ -26,6 +26,8 @@ MOST_ROLLOUTS = 256
 MOST_TOKENS = 60_000
 MOST_PROMPT_CHARACTERS = 20_000
 EXCERPT_CHARACTERS = 90
+# An excerpt that would be shorter runs on to the prompt's end.
+LEAST_CHARACTERS = 16
 # Positions whose top tokens are sent together.
 WINDOW = 256
 
@@ -191,6 +193,8 @@ def _excerpts(prompts: list[str]) -> list[str]:
     """
     start, end = _shared(prompts), _shared([prompt[::-1] for prompt in prompts])
     inner = [prompt[start : len(prompt) - end] for prompt in prompts]
+    if max(map(len, inner)) < LEAST_CHARACTERS:
+        inner = [prompt[start:] for prompt in prompts]
     return [" ".join(text.split())[:EXCERPT_CHARACTERS] for text in inner]
 
 
