@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,10 @@ from opdcore.models.adapters import effective_weight
 from opdcore.models.decoder import Attention, Decoder, Layer, Norm
 from opdcore.models.network import Ids
 
-# Weights are copied where that is cheap: those that read the same input joined, and all of them
-# transposed, since a product with few rows takes half the time then.
-COPIED_BYTES = 64 * 2**20
+# A decoder up to this size is copied for decoding: weights that read the same input joined, and all of
+# them transposed, since a product with few rows takes half the time then. A larger one would pay more
+# for the copy, at every call, than it gains.
+COPIED_BYTES = 256 * 2**20
 # The cache grows by doubling, from this many positions of responses.
 FIRST_ROOM = 256
 # Finite, since a score of -inf everywhere would make a softmax of nothing.
@@ -36,10 +38,10 @@ class _Product:
     biases: tuple[Tensor | None, ...]
 
     @classmethod
-    def of(cls, *linears: nn.Module, dtype: torch.dtype) -> _Product:
+    def of(cls, *linears: nn.Module, dtype: torch.dtype, copied: bool) -> _Product:
         matrices = tuple(effective_weight(linear).to(dtype).t() for linear in linears)
         biases = tuple(None if linear.bias is None else linear.bias.to(dtype) for linear in linears)
-        if sum(matrix.nbytes for matrix in matrices) > COPIED_BYTES:
+        if not copied:
             return cls(matrices, biases)
         bias = None if biases[0] is None else torch.cat(biases)
         return cls((torch.cat(matrices, 1).contiguous(),), (bias,))
@@ -83,17 +85,18 @@ class _LayerWeights:
     down: _Product
 
     @classmethod
-    def of(cls, layer: Layer, dtype: torch.dtype) -> _LayerWeights:
+    def of(cls, layer: Layer, *, dtype: torch.dtype, copied: bool) -> _LayerWeights:
         attention, feed_forward = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        product = partial(_Product.of, dtype=dtype, copied=copied)
         return cls(
             before_attention=_scale(layer.input_layernorm),
-            qkv=_Product.of(*projections, dtype=dtype),
+            qkv=product(*projections),
             heads=_head_scale(attention),
-            output=_Product.of(attention.o_proj, dtype=dtype),
+            output=product(attention.o_proj),
             before_feed_forward=_scale(layer.post_attention_layernorm),
-            gate_up=_Product.of(feed_forward.gate_proj, feed_forward.up_proj, dtype=dtype),
-            down=_Product.of(feed_forward.down_proj, dtype=dtype),
+            gate_up=product(feed_forward.gate_proj, feed_forward.up_proj),
+            down=product(feed_forward.down_proj),
         )
 
 
@@ -109,9 +112,13 @@ class DecoderDecoding:
         shape = decoder.shape
         self.decoder, self.shape, self.rows, self.width = decoder, shape, len(widths), max(widths)
         self.limit, self.dtype = self.width + room, dtype
-        self.layers = [_LayerWeights.of(layer, dtype) for layer in decoder.model.layers]
+        size = sum(parameter.nbytes for parameter in decoder.parameters())
+        copied = size <= COPIED_BYTES
+        self.layers = [
+            _LayerWeights.of(layer, dtype=dtype, copied=copied) for layer in decoder.model.layers
+        ]
         self.norm = _scale(decoder.model.norm)
-        self.head = _Product.of(decoder.lm_head, dtype=torch.float32)
+        self.head = _Product.of(decoder.lm_head, dtype=torch.float32, copied=copied)
         weight = torch.empty(0, dtype=dtype, device=decoder.lm_head.weight.device)
         capacity = self.width + min(room, FIRST_ROOM)
         heads = (shape.layers, self.rows, shape.kv_heads)
