@@ -15,7 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from opdcore.models import decoder_network, kernels
+from opdcore.models import decoder_network, decoding, kernels
 from opdcore.models.decoder_network import DecoderNetwork
 from opdcore.models.shape import Shape
 
@@ -123,6 +123,18 @@ def test_decoding_gives_the_logits_of_the_whole_text_while_rows_come_and_go(ours
                 decoding.keep(kept)
                 texts, ids = [texts[place] for place in kept], ids[kept]
             logits = decoding.step(ids)
+
+
+def test_a_decoder_too_large_to_be_copied_decodes_the_same(ours, monkeypatch):
+    prompt = torch.randint(0, 97, (9,)).tolist()
+    logits = []
+    for limit in (decoding.COPIED_BYTES, 0):
+        monkeypatch.setattr(decoding, "COPIED_BYTES", limit)
+        with torch.inference_mode():
+            going, _ = ours.decode([prompt], rows=[0, 0], room=2, dtype=torch.float32)
+            logits.append(going.step(torch.tensor([3, 5])))
+    assert len(going.layers[0].qkv.matrices) == 3
+    assert torch.allclose(*logits, atol=1e-5)
 
 
 def test_decoding_in_bfloat16_stays_close_and_keeps_its_cache_in_half_the_memory(ours, theirs):
