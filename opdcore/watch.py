@@ -11,7 +11,12 @@ from typing import Any
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
 from opdcore.contract.errors import EngineFailure, Paused, StillroomError
-from opdcore.contract.events import Evaluated, Health, Payload, Positions
+from opdcore.contract.events import (
+    Evaluated,
+    Health,
+    Payload,
+)
+from opdcore.contract.positions import Positions
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict
 from opdcore.monitor import Monitor, is_failing

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from opdcore import calibration, verdicts
 from opdcore.contract.evaluation import Goal
-from opdcore.contract.events import Positions
+from opdcore.contract.positions import Positions
 from opdcore.contract.probe import Probe
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict

@@ -16,6 +16,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_se
 from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.outcome import Outcome
+from opdcore.contract.positions import Positions
 from opdcore.contract.probe import Diagnosis
 from opdcore.contract.verdicts import Verdict
 
@@ -70,14 +71,6 @@ class Metrics(Document):
 
     values: dict[str, float | None] = Field(description="Null where undefined or non-finite.")
     nonfinite: dict[str, Nonfinite] = Field(default_factory=dict, description="What null hides.")
-
-
-class Positions(Document):
-    """Metrics of one step by position chunk; chunk i covers [edges[i], edges[i + 1])."""
-
-    edges: tuple[int, ...] = Field(min_length=2, description="Borders in response tokens.")
-    positions: tuple[int, ...] = Field(description="Scored positions in each chunk.")
-    values: dict[str, tuple[float | None, ...]] = Field(description="One mean a chunk.")
 
 
 class Evaluated(Grown):

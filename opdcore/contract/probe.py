@@ -12,6 +12,7 @@ from pydantic import Field
 
 from opdcore.contract.document import Document, knob
 from opdcore.contract.metrics import METRICS, Better
+from opdcore.contract.positions import Positions
 from opdcore.contract.verdicts import Verdict
 
 Tier = Literal["static", "scored", "hand_off"]
@@ -160,14 +161,6 @@ class Provenance(Document):
     stated: bool = Field(default=False, description="Said by a person, not read from lineage.")
 
 
-class Chunks(Document):
-    """Metrics by position chunk; chunk i covers [edges[i], edges[i + 1])."""
-
-    edges: tuple[int, ...] = Field(min_length=2, description="Borders in response tokens.")
-    positions: tuple[int, ...] = Field(description="Scored positions in each chunk.")
-    values: dict[str, tuple[float | None, ...]] = Field(description="One mean a chunk.")
-
-
 class Probe(Document):
     """Everything that was measured, and what it cost."""
 
@@ -178,7 +171,7 @@ class Probe(Document):
     looks: int = Field(default=1, ge=1, le=3, description="Preset looks that were taken.")
     verifier: str = Field(description="What graded the rollouts; none: nothing did.")
     measures: dict[str, Measure] = Field(default_factory=dict, description="By probe metric.")
-    chunks: Chunks | None = Field(default=None, description="Alignment by position.")
+    chunks: Positions | None = Field(default=None, description="Alignment by position.")
     hand_off: tuple[Depth, ...] = Field(default=(), description="By depth, shallowest first.")
     findings: tuple[Finding, ...] = Field(default=(), description="Of the static tier.")
     provenance: Provenance = Field(default_factory=Provenance, description="Of the teacher.")

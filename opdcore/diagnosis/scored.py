@@ -19,7 +19,8 @@ from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
 from opdcore.batches import Batch, cut, response_hidden
 from opdcore.contract.metrics import POSITION_METRICS
-from opdcore.contract.probe import PROBE_METRICS, Chunks, DiagnoseStage
+from opdcore.contract.positions import Positions
+from opdcore.contract.probe import PROBE_METRICS, DiagnoseStage
 from opdcore.contract.recipe import DistillStage
 from opdcore.diagnosis.answers import STUDENT, TEACHER, Answers, PerPrompt
 from opdcore.logits_chunks import rows_per_chunk
@@ -123,14 +124,14 @@ def style_mass(work: Workspace, objective: DistillStage, rows: Sequence[int]) ->
     return found
 
 
-def chunks(scores: Sequence[Scores]) -> Chunks:
+def chunks(scores: Sequence[Scores]) -> Positions:
     """Alignment by quarters of the longest rollout."""
     where = torch.cat([one.positions for one in scores])
     longest = int(where.max()) + 1
     edges = (*range(0, longest, math.ceil(longest / POSITION_CHUNKS)), longest)
     whole = alignments.concatenate([one.alignment for one in scores])
     columns = alignments.by_position(whole, where, edges=edges)
-    return Chunks(
+    return Positions(
         edges=edges,
         positions=tuple(
             int(((where >= low) & (where < high)).sum()) for low, high in pairwise(edges)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opdcore.calibration import Thresholds, laboratory
-from opdcore.contract.events import Positions
+from opdcore.contract.positions import Positions
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import DURING, Evidence, Verdict
 from opdcore.monitor import failures, risks

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opdcore.contract.events import Positions
+from opdcore.contract.positions import Positions
 
 KEYS = (
     "overlap_ratio", "effective_overlap", "top1_agreement", "overlap_mass_student",

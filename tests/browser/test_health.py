@@ -8,8 +8,12 @@ import pytest
 from django.test import Client
 from playwright.sync_api import Page, Route, expect
 
-from opdcore.contract.events import Health, Positions, metrics
+from opdcore.contract.events import (
+    Health,
+    metrics,
+)
 from opdcore.contract.metrics import POSITION_METRICS
+from opdcore.contract.positions import Positions
 from tests.webapp.diagnoses import DIAGNOSE, make_diagnosis, make_evidence, make_verdict
 from tests.workers.rows import Scribe, make_project, make_running, make_user
 from webapp.models import Event

@@ -6,7 +6,8 @@ from typing import Any
 
 from opdcore.calibration import laboratory
 from opdcore.contract.evaluation import Goal
-from opdcore.contract.probe import Chunks, Depth, Finding, Measure, Probe, Provenance
+from opdcore.contract.positions import Positions
+from opdcore.contract.probe import Depth, Finding, Measure, Probe, Provenance
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict
 from opdcore.verdicts import judge
@@ -73,7 +74,7 @@ def make_probe(
     stated: bool = False,
     findings: tuple[Finding, ...] = (),
     hand_off: tuple[Depth, ...] = (),
-    chunks: Chunks | None = None,
+    chunks: Positions | None = None,
     width: float | None = None,
     **changed: Any,
 ) -> Probe:

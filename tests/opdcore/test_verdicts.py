@@ -8,7 +8,8 @@ import pytest
 
 from opdcore.calibration import laboratory
 from opdcore.contract.evaluation import Goal
-from opdcore.contract.probe import PROBE_METRICS, Chunks, Finding, Probe
+from opdcore.contract.positions import Positions
+from opdcore.contract.probe import PROBE_METRICS, Finding, Probe
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import BEFORE
 from opdcore.verdicts import judge
@@ -283,9 +284,9 @@ def test_help_that_is_still_there_at_the_end_is_none():
 
 
 def test_a_teacher_that_grows_lost_by_position_is_a_horizon_risk_of_low_confidence():
-    def chunks(entropy: tuple[float, float], top1: tuple[float, float]) -> Chunks:
+    def chunks(entropy: tuple[float, float], top1: tuple[float, float]) -> Positions:
         values = {"teacher_entropy": entropy, "top1_agreement": top1}
-        return Chunks(edges=(0, 50, 100), positions=(10, 10), values=values)
+        return Positions(edges=(0, 50, 100), positions=(10, 10), values=values)
 
     lost = make_probe(chunks=chunks((0.2, 0.9), (0.89, 0.59)))
     assert told(lost) == ("HORIZON_RISK", "undecided", "low")

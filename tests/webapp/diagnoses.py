@@ -5,7 +5,8 @@ import json
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 
-from opdcore.contract.probe import Chunks, Depth, Diagnosis, Finding, Measure, Probe
+from opdcore.contract.positions import Positions
+from opdcore.contract.probe import Depth, Diagnosis, Finding, Measure, Probe
 from opdcore.contract.verdicts import Evidence, Verdict
 from tests.webapp.rows import make_prompt_set
 
@@ -64,7 +65,7 @@ def make_diagnosis(code="PATTERN_MISMATCH", go="no_go", *, confidence="high", **
             "truncation_rate": measure(0.02, low=0.0, high=0.05),
             "reward_auroc": measure(None, prompts=0),
         },
-        "chunks": Chunks(
+        "chunks": Positions(
             edges=(0, 16, 32), positions=(512, 300), values={"overlap_ratio": (0.44, None)}
         ),
         "hand_off": tuple(

@@ -18,13 +18,13 @@ from opdcore.contract.events import (
     JobStarted,
     Logged,
     Metrics,
-    Positions,
     Progress,
     StageFinished,
     StageStarted,
     TraceWritten,
     metrics,
 )
+from opdcore.contract.positions import Positions
 from opdcore.contract.verdicts import Verdict
 from tests.webapp.diagnoses import make_diagnosis
 from tests.workers.rows import Scribe, make_running, make_user

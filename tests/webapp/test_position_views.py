@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from opdcore.contract.events import Positions, StageStarted
+from opdcore.contract.events import StageStarted
 from opdcore.contract.metrics import POSITION_METRICS
+from opdcore.contract.positions import Positions
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Run
 from webapp.services import positions

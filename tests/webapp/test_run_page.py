@@ -16,10 +16,10 @@ from opdcore.contract.events import (
     JobFinished,
     JobStarted,
     Logged,
-    Positions,
     metrics,
 )
 from opdcore.contract.metrics import METRICS, POSITION_METRICS
+from opdcore.contract.positions import Positions
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Artifact, Comment
 from webapp.services import run_files, run_report

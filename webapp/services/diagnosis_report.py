@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import orjson
 
+from opdcore.contract.positions import Positions
 from opdcore.contract.probe import (
     PROBE_METRICS,
-    Chunks,
     Depth,
     Diagnosis,
     Finding,
@@ -252,7 +252,7 @@ def _line(marks: list[Mark | None]) -> str:
     return " ".join(f"{mark.x},{mark.y}" for mark in marks if mark is not None)
 
 
-def _chunk_table(chunks: Chunks) -> ChunkTable:
+def _chunk_table(chunks: Positions) -> ChunkTable:
     heads = [f"{low:,}\u2013{high - 1:,}" for low, high in pairwise(chunks.edges)]
     rows = []
     for key, values in chunks.values.items():

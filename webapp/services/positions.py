@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from opdcore.contract.events import Positions
+from opdcore.contract.positions import Positions
 from webapp.models import PositionRow, Run
 from webapp.services import series
 from webapp.services.columns import Blob
