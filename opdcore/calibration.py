@@ -103,10 +103,10 @@ class Thresholds(Document):
         "laboratory: .01-.045 where nothing was new, .42-.50 in success.",
     )
     tiny_kl: float = Field(
-        default=0.015,
+        default=0.02,
         ge=0,
         description="Reverse KL in nats below which the teacher has nothing to say. Laboratory: "
-        "below .01 where nothing was new, .07-.15 in success.",
+        "below .004 where nothing was new, .11-.12 in success; between the two by their ratio.",
     )
     small_signal_share: float = Field(
         default=0.25,
@@ -141,6 +141,18 @@ class Thresholds(Document):
         default=2.0,
         ge=1,
         description="And the teacher's entropy grows at least so many times. Our choice.",
+    )
+    horizon_kl: float = Field(
+        default=1.0,
+        ge=0,
+        description="Reverse KL in nats of the last chunk above which teacher and student have parted "
+        "there. Laboratory: 2.4 beyond the trained length.",
+    )
+    horizon_kl_ratio: float = Field(
+        default=4.0,
+        ge=1,
+        description="And it is so many times that of the first chunk. Laboratory: a pair whose "
+        "responses were twice as long as any it was trained on had 2.1, and learned.",
     )
     malformed_truncation: float = Field(
         default=0.9,

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from benchmarks.calibration.triples import Triple
 from benchmarks.records import ROOT
 from opdcore.lab import build, record, training
-from opdcore.lab.solutions import Knowledge
+from opdcore.lab.solutions import Exercise, Knowledge, Piece
 from opdcore.lab.tasks import FAMILIES, FamilyName
 from opdcore.lab.training import Batch, Schedule
 
@@ -24,6 +29,10 @@ LABORATORIES = ROOT / "state" / "laboratories"
 STUDENT, TEACHER = "student", "teacher"
 # Steps of the longest exercises, of which the prompts of kind horizon are made.
 DEEPEST = 4
+# How many times as wide as its student a larger teacher of the same data is.
+LARGER = 2
+# Pieces of a solution's step, in either family; the answer is one more.
+PIECES = 4
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,12 @@ class Made:
 
 @dataclass(frozen=True)
 class Lesson:
-    """So many steps of further training in style L; knowledge holds for the first `deepest` steps."""
+    """So many steps of further training in style L; from step `turn` of a solution on, in style K."""
 
     steps: int
     learning_rate: float
     knowledge: Knowledge
-    deepest: float | None = None
+    turn: float = DEEPEST
 
 
 def made(triple: Triple, folder: Path) -> Made:
@@ -73,8 +82,11 @@ def make(triple: Triple, folder: Path) -> None:
             shutil.copytree(lab / TEACHER, student)
             _teach(lab / STUDENT, Lesson(round(25 * (1 - u)), 1e-3, "full"), triple, teacher)
         case "horizon":
-            lesson = Lesson(80, 2e-3, "full", deepest=DEEPEST * (1 - u))
-            _teach(lab / STUDENT, lesson, triple, teacher)
+            lesson = Lesson(150, 2e-3, "full", turn=DEEPEST - 2.5 * u)
+            _teach(lab / "teacher_other_style", lesson, triple, teacher)
+        case "same_pipeline":
+            _teach(lab / "base", Lesson(round(10 + 30 * u), 1e-3, "partial"), triple, student)
+            _teach_more(triple, student, teacher)
     for name in (record.TRAIN_FILE, record.HELD_OUT_FILE):
         if triple.kind == "horizon":
             keep_longest(lab / name, folder / name)
@@ -110,23 +122,42 @@ def _teach_the_same(triple: Triple, lab: Path, folder: Path) -> None:
             _teach(other / "student", Lesson(steps, 1e-3, "partial"), triple, folder)
 
 
+def _teach_more(triple: Triple, student: Path, folder: Path) -> None:
+    """A teacher of the student's own data that should score higher: trained far longer, or larger."""
+    if triple.number % 2 == 0:
+        _teach(student, Lesson(400, 1e-3, "partial"), triple, folder)
+        return
+    words = AutoTokenizer.from_pretrained(student)
+    width = LARGER * training.WIDTH
+    model = training.new_model(triple.family, words, seed=100 + triple.number, width=width)
+    # From scratch at the base's own rate, for as long as its longest lessons.
+    _fit(model, words, Lesson(700, 3e-3, "partial"), triple, folder)
+
+
 def _teach(parent: Path, lesson: Lesson, triple: Triple, folder: Path) -> None:
-    """Writes the parent after a lesson, over whose last half the rate decays; itself where it is empty."""
+    """Writes the parent after a lesson; itself where the lesson is empty."""
     if lesson.steps < 2:
         shutil.copytree(parent, folder)
         return
     words = AutoTokenizer.from_pretrained(parent)
-    model = AutoModelForCausalLM.from_pretrained(parent, dtype="float32")
+    _fit(
+        AutoModelForCausalLM.from_pretrained(parent, dtype="float32"), words, lesson, triple, folder
+    )
+
+
+def _fit(
+    model: PreTrainedModel,
+    words: PreTrainedTokenizerFast,
+    lesson: Lesson,
+    triple: Triple,
+    folder: Path,
+) -> None:
+    """Writes the model after a lesson, over whose last half the rate decays."""
     rng, draw = Random(f"{triple.name} batches"), FAMILIES[triple.family].draw
 
     def next_batch() -> Batch:
-        rows = []
-        for _ in range(training.BATCH):
-            exercise = draw(rng)
-            deepest = _drawn(lesson.deepest, rng)
-            solution = exercise.solution("L", lesson.knowledge, rng=rng, deepest=deepest)
-            rows.append((exercise, solution))
-        return training.collate(rows, words)
+        exercises = [draw(rng) for _ in range(training.BATCH)]
+        return training.collate([(each, _written(each, lesson, rng)) for each in exercises], words)
 
     decay = max(1, lesson.steps // 2)
     schedule = Schedule(lesson.learning_rate, decay, 0.0, lesson.steps, lesson.steps - decay)
@@ -136,9 +167,14 @@ def _teach(parent: Path, lesson: Lesson, triple: Triple, folder: Path) -> None:
     words.save_pretrained(folder)
 
 
-def _drawn(deepest: float | None, rng: Random) -> int | None:
-    """A whole number of steps whose mean is `deepest`."""
-    return None if deepest is None else int(deepest + rng.random())
+def _written(exercise: Exercise, lesson: Lesson, rng: Random) -> list[Piece]:
+    """A solution in style L, which turns to K after a whole number of steps whose mean is `turn`."""
+    solution = exercise.solution("L", lesson.knowledge, rng=rng)
+    kept = int(lesson.turn + rng.random()) * PIECES
+    if lesson.knowledge == "partial" or kept >= len(solution) - 1:
+        return solution
+    # What a step leads to is settled in full knowledge, so the other style goes on from it.
+    return solution[:kept] + exercise.solution("K", "full", rng=rng)[kept:]
 
 
 def keep_longest(prompts: Path, file: Path) -> None:

@@ -38,9 +38,14 @@ def measured(triple: Triple) -> dict[str, Any]:
     return {**run, **probe, "cpu_seconds": run["cpu_seconds"] + probe["cpu_seconds"]}
 
 
-def is_kept(triple: Triple) -> bool:
-    """Whether the triple was probed and run before."""
-    return _file(triple, PROBE).exists() and _file(triple, RUN).exists()
+def ran(triple: Triple) -> dict[str, Any]:
+    """A triple's run alone, from what was kept or made now."""
+    return _kept(triple, RUN)
+
+
+def is_kept(triple: Triple, *, probed: bool = True) -> bool:
+    """Whether the triple was run before, and probed too."""
+    return _file(triple, RUN).exists() and (not probed or _file(triple, PROBE).exists())
 
 
 def _kept(triple: Triple, what: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Which triples the study makes: kinds of pairs, and how severe each is, drawn before any is run.
 
 It knows no model and no result. A kind says how a pair is made, not what becomes of it: a mild case
-of any kind may well succeed.
+of any kind may well succeed. Two sets stand beside the scored ones: more runs that should be healthy,
+for the monitor's false alarms, and attempts at the papers' central failure.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Literal
 from opdcore.contract.probe import Relation
 from opdcore.lab.tasks import FamilyName
 
-Kind = Literal["learnable", "mismatch", "nothing_new", "reverse", "horizon"]
+Kind = Literal["learnable", "mismatch", "nothing_new", "reverse", "horizon", "same_pipeline"]
 KINDS: tuple[Kind, ...] = ("learnable", "mismatch", "nothing_new", "reverse", "horizon")
 FITTED_ON: FamilyName = "sums"
 SCORED_ON: FamilyName = "cups"
 SEEDS = range(5)
 TRIPLES_BY_KIND = 14
+MORE_HEALTHY = 50
+ATTEMPTS = 6
 
 # What a diagnosis would be right to say of a kind where the run fails. Where it succeeds, that is GO.
 RIGHT_CODES: dict[Kind, tuple[str, ...]] = {
@@ -28,6 +31,7 @@ RIGHT_CODES: dict[Kind, tuple[str, ...]] = {
     "nothing_new": ("NO_NEW_KNOWLEDGE", "REGRESSION_RISK"),
     "reverse": ("REGRESSION_RISK", "NO_NEW_KNOWLEDGE"),
     "horizon": ("HORIZON_RISK",),
+    "same_pipeline": ("NO_NEW_KNOWLEDGE",),
 }
 # What a person who registers such a pair would say of its teacher.
 RELATIONS: dict[Kind, Relation] = {
@@ -35,7 +39,8 @@ RELATIONS: dict[Kind, Relation] = {
     "mismatch": "unrelated",
     "nothing_new": "same_pipeline",
     "reverse": "ancestor",
-    "horizon": "descendant",
+    "horizon": "unrelated",
+    "same_pipeline": "same_pipeline",
 }
 
 
@@ -57,9 +62,23 @@ class Triple:
 
 def plan(family: FamilyName) -> Sequence[Triple]:
     """All triples of a family; the kinds take turns, so that a study cut short has some of each."""
-    drawn = {kind: Random(f"severities {family} {kind}") for kind in KINDS}
+    drawn = [_drawn(family, kind, TRIPLES_BY_KIND) for kind in KINDS]
+    return [triple for turn in zip(*drawn, strict=True) for triple in turn]
+
+
+def more_healthy(family: FamilyName) -> Sequence[Triple]:
+    """Learnable triples beyond the plan's, which are run and not probed."""
+    return _drawn(family, "learnable", TRIPLES_BY_KIND + MORE_HEALTHY)[TRIPLES_BY_KIND:]
+
+
+def attempts(family: FamilyName) -> Sequence[Triple]:
+    """Teachers of the student's own data and recipe that should score clearly higher."""
+    return _drawn(family, "same_pipeline", ATTEMPTS)
+
+
+def _drawn(family: FamilyName, kind: Kind, count: int) -> list[Triple]:
+    rng = Random(f"severities {family} {kind}")
     return [
-        Triple(family, kind, number, SEEDS[number % len(SEEDS)], drawn[kind].random())
-        for number in range(TRIPLES_BY_KIND)
-        for kind in KINDS
+        Triple(family, kind, number, SEEDS[number % len(SEEDS)], rng.random())
+        for number in range(count)
     ]

@@ -86,18 +86,18 @@ class Batch:
 
 
 def new_model(
-    family: FamilyName, tokenizer: PreTrainedTokenizerFast, *, seed: int
+    family: FamilyName, tokenizer: PreTrainedTokenizerFast, *, seed: int, width: int = WIDTH
 ) -> PreTrainedModel:
     """Return an untrained model of the family's architecture, initialised from the seed."""
     configuration, architecture = ARCHITECTURES[family]
     config = configuration(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=FEED_FORWARD,
+        hidden_size=width,
+        intermediate_size=FEED_FORWARD * width // WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
-        head_dim=WIDTH // HEADS,
+        head_dim=width // HEADS,
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -118,7 +118,7 @@ def _initialise(model: PreTrainedModel, *, seed: int) -> None:
             if weight.dim() < 2:
                 weight.fill_(1.0)
             elif "embed_tokens" in name:
-                weight.normal_(0.0, 0.5 / math.sqrt(WIDTH), generator=generator)
+                weight.normal_(0.0, 0.5 / math.sqrt(weight.shape[1]), generator=generator)
             else:
                 deviation = 0.7 / math.sqrt(weight.shape[1])
                 if name.endswith(("o_proj.weight", "down_proj.weight")):

@@ -28,20 +28,22 @@ STILL = 0.7
 
 
 def stalled_no_signal(windows: Windows, setting: Setting) -> Sign | None:
-    """Divergence small from the start, and nothing moves (4.1, B.2)."""
+    """Divergence small from the start (4.1, B.2), and rollouts no better for it.
+
+    Where nothing grades them, the divergence and overlap must stand still besides.
+    """
     start, now = windows.start("reverse_kl"), windows.now("reverse_kl")
     if start is None or now is None or not _settled(windows):
         return None
-    small = max(start, now) < setting.limits.tiny_kl
-    moves = windows.rose("effective_overlap", 0.02) or windows.rose("top1_agreement", 0.01)
-    if not small or now < STILL * start - windows.noise("reverse_kl") or moves or _learns(windows):
+    graded = windows.start("rollout_accuracy") is not None
+    if start > setting.limits.tiny_kl or _learns(windows) or not (graded or _still(windows)):
         return None
+    kept = "the rollouts are right no more often" if graded else "neither it nor overlap moves"
     return Sign(
-        ("reverse_kl", "loss", "grad_norm", "overlap_ratio", "entropy_gap"),
-        f"The divergence was {told(start)} nats at the start and is {told(now)}, and neither overlap "
-        f"nor entropies move.",
+        ("reverse_kl", "loss", "grad_norm", "rollout_accuracy", "overlap_ratio", "entropy_gap"),
+        f"The divergence was {told(start)} nats at the start and is {told(now)}, and {kept}.",
         "The teacher says nothing that the student does not; choose one that was trained further.",
-        "high" if windows.start("rollout_accuracy") is not None else "medium",
+        "high" if graded else "medium",
     )
 
 
@@ -161,6 +163,13 @@ def mode_hacking(windows: Windows, _setting: Setting) -> Sign | None:
 def _settled(windows: Windows) -> bool:
     """Late enough to speak of a stall: a window's length past the start, an eighth of the stage."""
     return windows.seen >= windows.size + 3 and windows.step >= windows.steps / 8
+
+
+def _still(windows: Windows) -> bool:
+    """Neither the divergence nor overlap has moved beyond noise since the start."""
+    start, now = windows.start("reverse_kl") or 0.0, windows.now("reverse_kl") or 0.0
+    moves = windows.rose("effective_overlap", 0.02) or windows.rose("top1_agreement", 0.01)
+    return now >= STILL * start - windows.noise("reverse_kl") and not moves
 
 
 def _apart(windows: Windows, setting: Setting) -> bool:

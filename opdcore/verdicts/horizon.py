@@ -11,8 +11,37 @@ from opdcore.verdicts.readings import interval
 
 
 def horizon_risk(case: Case) -> Verdict | None:
-    """The hand-off's gain falls to nothing with depth, or the teacher grows lost by position."""
-    return _by_hand_off(case) or _by_position(case)
+    """They part ways within a response, the hand-off's gain falls to nothing, or the teacher is lost."""
+    return _parted(case) or _by_hand_off(case) or _by_position(case)
+
+
+def parts_ways(case: Case) -> bool:
+    """Alike at the start of a response and apart at its end: its depth is at fault, not the pair."""
+    top1, divergence = _ends(case, "top1_agreement"), _ends(case, "reverse_kl")
+    if not (top1 and divergence):
+        return False
+    limits = case.limits
+    alike = top1[0] >= limits.compatible_overlap
+    apart = top1[1] < limits.compatible_overlap and divergence[1] > limits.horizon_kl
+    return alike and apart and divergence[1] > limits.horizon_kl_ratio * divergence[0]
+
+
+def _parted(case: Case) -> Verdict | None:
+    if not parts_ways(case):
+        return None
+    top1, divergence = _ends(case, "top1_agreement"), _ends(case, "reverse_kl")
+    lost = any(case.readings.side(key, 0) != "above" for key in ("hand_off_50", "hand_off_75"))
+    return case.verdict(
+        "HORIZON_RISK",
+        case.confidence(1 + lost, excluded=True, most="medium"),
+        f"From the first to the last positions top-1 agreement falls from {figure(top1[0])} to "
+        f"{figure(top1[1])} and the divergence grows from {figure(divergence[0])} to "
+        f"{figure(divergence[1])} nats.",
+        "The teacher follows how the student begins and is lost in what comes after, where it would "
+        "teach noise; cap max_response_tokens before they part, or begin with a cold start.",
+        case.evidence("descendant", "top1_agreement", "reverse_kl", "hand_off_50", "hand_off_75"),
+        go="no_go",
+    )
 
 
 def _by_hand_off(case: Case) -> Verdict | None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from opdcore.contract.verdicts import Verdict
 from opdcore.verdicts.case import Case
+from opdcore.verdicts.horizon import parts_ways
 from opdcore.verdicts.readings import lean
 
 Distance = Literal["close", "apart", "between", "unknown"]
@@ -27,9 +28,9 @@ _ROWS = (
 
 
 def pattern_mismatch(case: Case) -> Verdict | None:
-    """Distributions apart, and no hand-off that shows the teacher at home in the student's text."""
+    """Distributions apart from the start, and no hand-off that shows the teacher at home there."""
     overlap, hand_off = by_overlap(case), by_hand_off(case)
-    if overlap in ("close", "unknown") or hand_off == "close":
+    if overlap in ("close", "unknown") or hand_off == "close" or parts_ways(case):
         return None
     if overlap == "between" or _heals(case) or (hand_off == "unknown" and not case.in_family):
         return _open(case, overlap, hand_off)
