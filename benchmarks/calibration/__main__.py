@@ -1,34 +1,54 @@
-"""`python -m benchmarks.calibration --shard I/N`: probes and runs what of the study is not kept yet.
+"""`python -m benchmarks.calibration`: probes and runs what of the study is not kept yet.
 
-What it keeps is read by `python -m benchmarks calibration`, so the study can be made by several
-processes.
+Start it as often as there are cores: each process takes the next triple that no other one has. What
+they keep is read by `python -m benchmarks calibration`.
 """
 
 from __future__ import annotations
 
-import argparse
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from benchmarks.calibration.runs import is_kept, measured, ran
+from benchmarks.calibration.runs import KEPT, is_kept, measured, ran
 from benchmarks.calibration.study import described
-from benchmarks.calibration.triples import FITTED_ON, SCORED_ON, attempts, more_healthy, plan
+from benchmarks.calibration.triples import (
+    FITTED_ON,
+    SCORED_ON,
+    Triple,
+    attempts,
+    more_healthy,
+    plan,
+)
 
 TOLD = ("name", "severity", "outcome", "verdict", "go", "health", "cpu_seconds")
 
 
 def main() -> None:
-    """Makes this process' part, and says a line for each triple."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="this process' part")
-    index, _, number = parser.parse_args().shard.partition("/")
-    both = zip(plan(SCORED_ON), plan(FITTED_ON), strict=True)
-    probed = [triple for pair in both for triple in pair] + [*attempts(SCORED_ON)]
-    for triple in probed[int(index) :: int(number)]:
-        if not is_kept(triple):
-            row = described(triple, measured(triple))
-            print("  ".join(f"{key} {row[key]}" for key in TOLD), flush=True)
-    for triple in more_healthy(SCORED_ON)[int(index) :: int(number)]:
-        if not is_kept(triple, probed=False):
-            print(f"name {triple.name}  outcome {ran(triple)['outcome']['code']}", flush=True)
+    """Makes what is left, and says a line for each triple."""
+    for triple in (*plan(FITTED_ON), *plan(SCORED_ON), *attempts(SCORED_ON)):
+        with _claimed(triple) as mine:
+            if mine and not is_kept(triple):
+                row = described(triple, measured(triple))
+                print("  ".join(f"{key} {row[key]}" for key in TOLD), flush=True)
+    for triple in more_healthy(SCORED_ON):
+        with _claimed(triple) as mine:
+            if mine and not is_kept(triple, probed=False):
+                print(f"name {triple.name}  outcome {ran(triple)['outcome']['code']}", flush=True)
+
+
+@contextmanager
+def _claimed(triple: Triple) -> Iterator[bool]:
+    """Whether this process has the triple to itself; the claim ends with the process at the latest."""
+    folder = KEPT / "claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / triple.name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 if __name__ == "__main__":

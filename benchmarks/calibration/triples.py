@@ -20,7 +20,8 @@ KINDS: tuple[Kind, ...] = ("learnable", "mismatch", "nothing_new", "reverse", "h
 FITTED_ON: FamilyName = "sums"
 SCORED_ON: FamilyName = "cups"
 SEEDS = range(5)
-TRIPLES_BY_KIND = 14
+# Of each kind: thresholds need fewer than scores do.
+TRIPLES = {FITTED_ON: 6, SCORED_ON: 14}
 MORE_HEALTHY = 50
 ATTEMPTS = 6
 
@@ -62,13 +63,13 @@ class Triple:
 
 def plan(family: FamilyName) -> Sequence[Triple]:
     """All triples of a family; the kinds take turns, so that a study cut short has some of each."""
-    drawn = [_drawn(family, kind, TRIPLES_BY_KIND) for kind in KINDS]
+    drawn = [_drawn(family, kind, TRIPLES[family]) for kind in KINDS]
     return [triple for turn in zip(*drawn, strict=True) for triple in turn]
 
 
 def more_healthy(family: FamilyName) -> Sequence[Triple]:
     """Learnable triples beyond the plan's, which are run and not probed."""
-    return _drawn(family, "learnable", TRIPLES_BY_KIND + MORE_HEALTHY)[TRIPLES_BY_KIND:]
+    return _drawn(family, "learnable", TRIPLES[family] + MORE_HEALTHY)[TRIPLES[family] :]
 
 
 def attempts(family: FamilyName) -> Sequence[Triple]:

@@ -12,7 +12,7 @@ from benchmarks.calibration.triples import (
     RELATIONS,
     RIGHT_CODES,
     SCORED_ON,
-    TRIPLES_BY_KIND,
+    TRIPLES,
     Triple,
     plan,
 )
@@ -26,7 +26,7 @@ def test_each_kind_has_enough_triples_and_severities_spread_over_their_range():
     assert len({triple.name for triple in drawn}) == len(drawn) >= 60
     for kind in KINDS:
         severities = [triple.severity for triple in drawn if triple.kind == kind]
-        assert len(severities) == TRIPLES_BY_KIND >= 12
+        assert len(severities) == TRIPLES[SCORED_ON] >= 12
         assert min(severities) < 0.25
         assert max(severities) > 0.75
 
