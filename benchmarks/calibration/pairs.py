@@ -82,7 +82,7 @@ def make(triple: Triple, folder: Path) -> None:
             shutil.copytree(lab / TEACHER, student)
             _teach(lab / STUDENT, Lesson(round(25 * (1 - u)), 1e-3, "full"), triple, teacher)
         case "horizon":
-            lesson = Lesson(150, 2e-3, "full", turn=DEEPEST - 2.5 * u)
+            lesson = Lesson(400, 2e-3, "full", turn=DEEPEST - 2.5 * u)
             _teach(lab / "teacher_other_style", lesson, triple, teacher)
         case "same_pipeline":
             _teach(lab / "base", Lesson(round(10 + 30 * u), 1e-3, "partial"), triple, student)
