@@ -28,7 +28,8 @@ class Watch:
 
     def __init__(self, stage: DistillStage, work: Workspace, *, resume: Saved | None) -> None:
         self.stage = stage
-        self.monitor = Monitor(stage)
+        own = work.job.calibration
+        self.monitor = Monitor(stage, limits=own.thresholds if own else None)
         self._halted: list[str] = []
         state = checkpoints.monitor(resume) if resume else None
         if state is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from opdcore.contract.calibration import Calibration
 from opdcore.contract.document import Document
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.rendering import Rendering
@@ -119,4 +120,8 @@ class Job(Document):
     )
     lab_version: str | None = Field(
         default=None, description="Set where the pair is the laboratory's."
+    )
+    calibration: Calibration | None = Field(
+        default=None,
+        description="Of the pair's family, for its verdicts and its monitor; null: the laboratory's.",
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from opdcore.calibration import Calibration
+from opdcore.contract.calibration import Calibration
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.probe import Diagnosis, Probe
 from opdcore.contract.recipe import DistillStage

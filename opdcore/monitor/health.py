@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from opdcore.calibration import Thresholds, laboratory
+from opdcore.calibration import laboratory
+from opdcore.contract.calibration import Thresholds
 from opdcore.contract.positions import Positions
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import DURING, Evidence, Verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from opdcore.calibration import Thresholds
+from opdcore.contract.calibration import Thresholds
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Confidence
 

@@ -19,7 +19,8 @@ def diagnose(stage: DiagnoseStage, work: Workspace, *, stage_index: int) -> Iter
     """Yields progress and last the diagnosis, for the distillation that comes after the stage."""
     recipe = work.job.recipe
     planned = tuple(one for one in recipe.stages[stage_index:] if isinstance(one, DistillStage))
-    question = Question(recipe.goal, planned, laboratory())
+    own = work.job.calibration
+    question = Question(recipe.goal, planned, own or laboratory(), own.family if own else None)
     for item in measure(
         stage, work, stage_index=stage_index, planned=planned, settled=question.settled
     ):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from opdcore.calibration import ControlName, Thresholds
+from opdcore.contract.calibration import ControlName, Thresholds
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import BEFORE, Confidence, Evidence, Go, Verdict

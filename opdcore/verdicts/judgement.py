@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from opdcore.calibration import Calibration
+from opdcore.contract.calibration import Calibration
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.probe import Probe
 from opdcore.contract.recipe import DistillStage

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from opdcore.calibration import Calibration, ControlName
+from opdcore.contract.calibration import Calibration, ControlName
 from opdcore.contract.probe import Measure, Probe
 from opdcore.contract.verdicts import Evidence
 

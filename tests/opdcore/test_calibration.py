@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opdcore import calibration
-from opdcore.calibration import Calibration, Thresholds
+from opdcore.contract.calibration import Calibration, Thresholds
 from opdcore.contract.errors import BadInput
 from opdcore.contract.probe import PROBE_METRICS
 
