@@ -67,8 +67,7 @@ def stalled_mismatch(windows: Windows, setting: Setting) -> Sign | None:
 
 def overwrite(windows: Windows, setting: Setting) -> Sign | None:
     """Accuracy falls, held out or on the run's own prompts, while alignment improves (3.3)."""
-    best, last = windows.best, windows.latest
-    held_out = best is not None and last is not None and last.high < best.low
+    best, last, held_out = windows.best, windows.latest, windows.lost_accuracy()
     rollouts = windows.fell("rollout_accuracy", ACCURACY_FALL)
     if not (held_out or rollouts) or not _aligns(windows) or _apart(windows, setting):
         return None

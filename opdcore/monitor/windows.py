@@ -62,7 +62,9 @@ class Windows:
     first_chunks: list[Chunks] = field(default_factory=list)
     recent_chunks: deque[Chunks] = field(default_factory=deque)
     highest: Row = field(default_factory=dict)
+    opening: Accuracy | None = None
     best: Accuracy | None = None
+    earlier: Accuracy | None = None
     latest: Accuracy | None = None
     _noise: Row = field(default_factory=dict)
 
@@ -93,9 +95,21 @@ class Windows:
 
     def evaluated(self, accuracy: Accuracy) -> None:
         """Takes an evaluation in."""
-        self.latest = accuracy
+        self.opening = self.opening or accuracy
+        self.earlier, self.latest = self.latest, accuracy
         if self.best is None or accuracy.value > self.best.value:
             self.best = accuracy
+
+    def lost_accuracy(self) -> bool:
+        """Below the best evaluation beyond chance: twice in a row, or below the first one too.
+
+        A run that learns dips now and then, and is back at the next evaluation.
+        """
+        if self.best is None or self.opening is None or self.latest is None:
+            return False
+        below_start = self.latest.high < self.opening.low
+        again = self.earlier is not None and self.earlier.high < self.best.low
+        return self.latest.high < self.best.low and (below_start or again)
 
     def start(self, key: str) -> float | None:
         """The level at which the stage began."""
@@ -166,7 +180,8 @@ class Windows:
         return {
             "step": self.step, "seen": self.seen, "first": self.first, "recent": [*self.recent],
             "first_chunks": self.first_chunks, "recent_chunks": [*self.recent_chunks],
-            "highest": self.highest, "best": self.best, "latest": self.latest,
+            "highest": self.highest, "opening": self.opening, "best": self.best,
+            "earlier": self.earlier, "latest": self.latest,
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -176,8 +191,8 @@ class Windows:
         self.recent.extend(state["recent"])
         self.recent_chunks.extend(state["recent_chunks"])
         self.highest = dict(state["highest"])
-        self.best = Accuracy(*state["best"]) if state["best"] else None
-        self.latest = Accuracy(*state["latest"]) if state["latest"] else None
+        for name in ("opening", "best", "earlier", "latest"):
+            setattr(self, name, Accuracy(*state[name]) if state.get(name) else None)
 
     def _add_chunks(self, chunks: Chunks) -> None:
         self.recent_chunks.append(chunks)

@@ -7,40 +7,60 @@ from collections.abc import Sequence
 from opdcore.contract.probe import Depth
 from opdcore.contract.verdicts import Evidence, Verdict
 from opdcore.verdicts.case import Case, figure
-from opdcore.verdicts.readings import interval
+from opdcore.verdicts.readings import interval, side
 
 
 def horizon_risk(case: Case) -> Verdict | None:
-    """They part ways within a response, the hand-off's gain falls to nothing, or the teacher is lost."""
-    return _parted(case) or _by_hand_off(case) or _by_position(case)
+    """They part ways within a response, the teacher's help fades or turns to harm, or it grows lost."""
+    if parts_ways(case) or _harms(case):
+        return _parted(case)
+    return _by_hand_off(case) or _by_position(case)
 
 
 def parts_ways(case: Case) -> bool:
     """Alike at the start of a response and apart at its end: its depth is at fault, not the pair."""
-    top1, divergence = _ends(case, "top1_agreement"), _ends(case, "reverse_kl")
+    top1, divergence = _chunks(case, "top1_agreement"), _chunks(case, "reverse_kl")
     if not (top1 and divergence):
         return False
-    limits = case.limits
-    alike = top1[0] >= limits.compatible_overlap
-    apart = top1[1] < limits.compatible_overlap and divergence[1] > limits.horizon_kl
-    return alike and apart and divergence[1] > limits.horizon_kl_ratio * divergence[0]
+    alike = top1[0] >= case.limits.compatible_overlap > top1[-1]
+    return alike and divergence[-1] > case.limits.horizon_kl and _diverges(case)
 
 
-def _parted(case: Case) -> Verdict | None:
-    if not parts_ways(case):
-        return None
-    top1, divergence = _ends(case, "top1_agreement"), _ends(case, "reverse_kl")
-    lost = any(case.readings.side(key, 0) != "above" for key in ("hand_off_50", "hand_off_75"))
+def _harms(case: Case) -> bool:
+    """Early on the teacher does no worse than the student would, late certainly worse."""
+    depths = _shares(case)
+    if len(depths) < 2 or depths[0].gain.value is None:
+        return False
+    return depths[0].gain.value >= 0 and side(depths[-1].gain, 0) == "below"
+
+
+def _diverges(case: Case) -> bool:
+    """Some later chunk diverges several times as much as the first."""
+    divergence = _chunks(case, "reverse_kl")
+    if not divergence:
+        return False
+    return max(divergence) > case.limits.horizon_kl_ratio * divergence[0]
+
+
+def _parted(case: Case) -> Verdict:
+    """By position, by hand-off, or by both; one without the other is no more than a risk."""
+    parted, harms = parts_ways(case), _harms(case)
+    divergence = _chunks(case, "reverse_kl")
+    grows = (
+        f"From the first positions to later ones the divergence grows from {figure(divergence[0])} "
+        f"to {figure(max(divergence))} nats"
+        if divergence
+        else "Divergence by position was not measured"
+    )
     return case.verdict(
         "HORIZON_RISK",
-        case.confidence(1 + lost, excluded=True, most="medium"),
-        f"From the first to the last positions top-1 agreement falls from {figure(top1[0])} to "
-        f"{figure(top1[1])} and the divergence grows from {figure(divergence[0])} to "
-        f"{figure(divergence[1])} nats.",
+        case.confidence(parted + harms + _diverges(case), excluded=True, most="medium"),
+        f"{grows}, and at 75% of the student's response the teacher's help is "
+        f"{case.figure('hand_off_75')}.",
         "The teacher follows how the student begins and is lost in what comes after, where it would "
         "teach noise; cap max_response_tokens before they part, or begin with a cold start.",
-        case.evidence("descendant", "top1_agreement", "reverse_kl", "hand_off_50", "hand_off_75"),
-        go="no_go",
+        case.evidence("descendant", "top1_agreement", "reverse_kl", "hand_off_25", "hand_off_75"),
+        go="no_go" if parted or _diverges(case) else "undecided",
     )
 
 
@@ -80,13 +100,13 @@ def _faded(case: Case, first: Depth, last: Depth) -> Verdict:
 def _by_position(case: Case) -> Verdict | None:
     if not _grows_lost(case):
         return None
-    entropy, top1 = _ends(case, "teacher_entropy"), _ends(case, "top1_agreement")
+    entropy, top1 = _chunks(case, "teacher_entropy"), _chunks(case, "top1_agreement")
     return case.verdict(
         "HORIZON_RISK",
         "low",
         f"From the first to the last positions the teacher's entropy grows from {figure(entropy[0])} "
-        f"to {figure(entropy[1])} nats and top-1 agreement falls from {figure(top1[0])} to "
-        f"{figure(top1[1])}.",
+        f"to {figure(entropy[-1])} nats and top-1 agreement falls from {figure(top1[0])} to "
+        f"{figure(top1[-1])}.",
         "Its judgement of late tokens may be noise; measure the hand-off, or cap max_response_tokens.",
         case.evidence("descendant", "teacher_entropy", "top1_agreement"),
     )
@@ -94,19 +114,19 @@ def _by_position(case: Case) -> Verdict | None:
 
 def _grows_lost(case: Case) -> bool:
     """Chunks carry no interval, so both signs are asked for."""
-    entropy, top1 = _ends(case, "teacher_entropy"), _ends(case, "top1_agreement")
+    entropy, top1 = _chunks(case, "teacher_entropy"), _chunks(case, "top1_agreement")
     if not (entropy and top1):
         return False
     limits = case.limits
-    fell = top1[0] - top1[1] > limits.horizon_top1_fall
-    return fell and entropy[1] > limits.horizon_entropy_ratio * max(entropy[0], 1e-3)
+    fell = top1[0] - top1[-1] > limits.horizon_top1_fall
+    return fell and entropy[-1] > limits.horizon_entropy_ratio * max(entropy[0], 1e-3)
 
 
-def _ends(case: Case, metric: str) -> Sequence[float]:
-    """First and last defined chunk of a metric; empty where there are not two."""
+def _chunks(case: Case, metric: str) -> Sequence[float]:
+    """A metric's defined chunks, first to last; empty where there are not two."""
     chunks = case.readings.probe.chunks
     values = [one for one in chunks.values.get(metric, ()) if one is not None] if chunks else []
-    return (values[0], values[-1]) if len(values) >= 2 else ()
+    return values if len(values) >= 2 else ()
 
 
 def _tokens(case: Case) -> list[Depth]:

@@ -142,6 +142,16 @@ def test_an_evaluation_clearly_below_the_best_one_is_an_overwrite_at_once():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("later", "named"), [(0.95, False), (0.78, True)])
+def test_a_dip_of_what_was_learned_counts_if_it_stays(later, named):
+    monitor, draw = Monitor(DistillStage(steps=150)), random.Random(0)
+    for step in range(1, 31):
+        monitor.observe(step, noisy(HEALTHY, step, draw, NOISE))
+    for step, value in ((0, 0.3), (10, 0.95), (20, 0.78), (30, later)):
+        verdict = monitor.accuracy(step, value, value - 0.05, value + 0.05)
+    assert (monitor.verdict.code == "OVERWRITE") == (verdict is not None) == named
+
+
 def late(rise: float, first_rise: float = 0.0, drop: float = 0.15):
     """Entropies that rise from the last chunk forwards, and overlap that falls there."""
     entropies = tuple(

@@ -283,6 +283,48 @@ def test_help_that_is_still_there_at_the_end_is_none():
     assert judged(make_probe(hand_off=noisy)).code == "GO"
 
 
+@pytest.mark.parametrize(
+    ("top1", "divergence", "code"),
+    [
+        ((0.85, 0.5), (0.3, 4.4), "HORIZON_RISK"),
+        ((0.45, 0.3), (2.0, 9.0), "PATTERN_MISMATCH"),
+        ((0.85, 0.65), (0.3, 4.4), "PATTERN_MISMATCH"),
+        ((0.85, 0.5), (0.3, 0.9), "PATTERN_MISMATCH"),
+        ((0.85, 0.5), (1.5, 4.4), "PATTERN_MISMATCH"),
+    ],
+)
+def test_patterns_that_part_within_a_response_are_a_matter_of_depth(top1, divergence, code):
+    values = {"top1_agreement": top1, "reverse_kl": divergence, "teacher_entropy": (0.4, 0.6)}
+    chunks = Positions(edges=(0, 50, 100), positions=(10, 10), values=values)
+    verdict = judged(make_probe(MISMATCH, chunks=chunks))
+    assert (verdict.code, verdict.go) == (code, "no_go")
+    if code == "HORIZON_RISK":
+        assert verdict.confidence == "medium"
+        assert "from 0.30 to 4.40 nats" in verdict.explanation
+
+
+@pytest.mark.parametrize(
+    ("gains", "divergence", "told_of"),
+    [
+        ((0.2, -0.3), (0.15, 0.8), ("HORIZON_RISK", "no_go", "medium")),
+        ((0.2, -0.3), (0.15, 0.2), ("HORIZON_RISK", "undecided", "medium")),
+        ((0.2, 0.1), (0.15, 0.8), ("GO", "go", "medium")),
+    ],
+)
+def test_help_that_turns_to_harm_late_is_a_horizon_risk(gains, divergence, told_of):
+    hand_off = tuple(
+        depth(around(gain, 0.1), share=share)
+        for gain, share in zip(gains, (0.25, 0.75), strict=True)
+    )
+    chunks = Positions(edges=(0, 50, 100), positions=(10, 10), values={"reverse_kl": divergence})
+    found = make_probe(
+        hand_off=hand_off, chunks=chunks, hand_off_75=gains[1], hand_off_min=gains[1]
+    )
+    assert told(found)[:2] == told_of[:2]
+    if told_of[0] == "HORIZON_RISK":
+        assert told(found)[2] == told_of[2]
+
+
 def test_a_teacher_that_grows_lost_by_position_is_a_horizon_risk_of_low_confidence():
     def chunks(entropy: tuple[float, float], top1: tuple[float, float]) -> Positions:
         values = {"teacher_entropy": entropy, "top1_agreement": top1}
