@@ -18,12 +18,12 @@ def horizon_risk(case: Case) -> Verdict | None:
 
 
 def parts_ways(case: Case) -> bool:
-    """Alike at the start of a response and apart at its end: its depth is at fault, not the pair."""
+    """Alike at the start of a response and apart further on: its depth is at fault, not the pair."""
     top1, divergence = _chunks(case, "top1_agreement"), _chunks(case, "reverse_kl")
     if not (top1 and divergence):
         return False
-    alike = top1[0] >= case.limits.compatible_overlap > top1[-1]
-    return alike and divergence[-1] > case.limits.horizon_kl and _diverges(case)
+    alike = top1[0] >= case.limits.compatible_overlap > min(top1)
+    return alike and max(divergence) > case.limits.horizon_kl and _diverges(case)
 
 
 def _harms(case: Case) -> bool:
@@ -65,10 +65,11 @@ def _parted(case: Case) -> Verdict:
 
 
 def _by_hand_off(case: Case) -> Verdict | None:
-    for depths in (_tokens(case), _shares(case)):
-        if len(depths) >= 2 and _fades(depths[0], depths[-1], case.limits.horizon_share):
-            return _faded(case, depths[0], depths[-1])
-    return None
+    """By depth in tokens alone: at a share of a response its own mistakes leave nothing to help with."""
+    depths = _tokens(case)
+    if len(depths) < 2 or not _fades(depths[0], depths[-1], case.limits.horizon_share):
+        return None
+    return _faded(case, depths[0], depths[-1])
 
 
 def _fades(first: Depth, last: Depth, share: float) -> bool:
@@ -83,15 +84,15 @@ def _fades(first: Depth, last: Depth, share: float) -> bool:
 def _faded(case: Case, first: Depth, last: Depth) -> Verdict:
     rows = tuple(
         Evidence(
-            metric=_metric(depth), value=depth.gain.value, low=depth.gain.low, high=depth.gain.high
+            metric="hand_off_min", value=depth.gain.value, low=depth.gain.low, high=depth.gain.high
         )
         for depth in (first, last)
     )
     return case.verdict(
         "HORIZON_RISK",
         case.confidence(1 + _grows_lost(case), excluded=True, most="medium"),
-        f"The teacher's help falls from {figure(first.gain.value or 0)} at {_place(first)} to "
-        f"{figure(last.gain.value or 0)} at {_place(last)} of the student's response.",
+        f"The teacher's help falls from {figure(first.gain.value or 0)} at token {first.tokens} to "
+        f"{figure(last.gain.value or 0)} at token {last.tokens} of the student's response.",
         "Late tokens would be taught by noise; cap max_response_tokens where the help is still there.",
         rows,
     )
@@ -137,14 +138,3 @@ def _tokens(case: Case) -> list[Depth]:
 def _shares(case: Case) -> list[Depth]:
     found = [one for one in case.readings.probe.hand_off if one.share is not None]
     return sorted(found, key=lambda one: one.share or 0)
-
-
-def _place(depth: Depth) -> str:
-    return f"{depth.share:.0%}" if depth.share is not None else f"token {depth.tokens}"
-
-
-def _metric(depth: Depth) -> str:
-    """The metric's key for the depths that have one; the least of them for a depth in tokens."""
-    if depth.share in (0.25, 0.5, 0.75):
-        return f"hand_off_{depth.share * 100:.0f}"
-    return "hand_off_min"
