@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import calibration, engine, main_job, objectives, records
+from benchmarks import calibration, diagnosis, engine, main_job, objectives, records
 
 BENCHMARKS = {
     "main-job": main_job,
     "bench": engine,
     "objectives": objectives,
+    "diagnosis": diagnosis,
     "calibration": calibration,
 }
 
