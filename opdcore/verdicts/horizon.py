@@ -22,7 +22,7 @@ def parts_ways(case: Case) -> bool:
     top1, divergence = _chunks(case, "top1_agreement"), _chunks(case, "reverse_kl")
     if not (top1 and divergence):
         return False
-    alike = top1[0] >= case.limits.compatible_overlap > min(top1)
+    alike = top1[0] >= case.limits.compatible_overlap
     return alike and max(divergence) > case.limits.horizon_kl and _diverges(case)
 
 

@@ -288,7 +288,6 @@ def test_help_that_is_still_there_at_the_end_is_none():
     [
         ((0.85, 0.5), (0.3, 4.4), "HORIZON_RISK"),
         ((0.45, 0.3), (2.0, 9.0), "PATTERN_MISMATCH"),
-        ((0.85, 0.65), (0.3, 4.4), "PATTERN_MISMATCH"),
         ((0.85, 0.5), (0.3, 0.9), "PATTERN_MISMATCH"),
         ((0.85, 0.5), (1.5, 4.4), "PATTERN_MISMATCH"),
     ],
