@@ -29,9 +29,6 @@ CHUNK_KEYS = ("student_entropy", "overlap_ratio")
 # A level is the median of so many steps: two odd ones among them do not move it.
 LEVEL_STEPS = 5
 SHORTEST, LONGEST = 10, 20
-# A chunk says something of the run, not of a rollout that wandered off, where it has so many positions
-# and at least this share of the first chunk's.
-FEWEST_POSITIONS, REACHED_SHARE = 8, 0.1
 # A median deviation times this is a standard deviation, where noise is normal.
 SIGMA = 1.4826
 
@@ -233,13 +230,9 @@ def _last(window: deque[T]) -> list[T]:
 
 
 def _counted(positions: Positions) -> Chunks:
-    """Each chunk's means where it holds enough positions."""
-    fewest = max(FEWEST_POSITIONS, REACHED_SHARE * positions.positions[0])
+    """Each chunk's means where enough rollouts reached it."""
     return {
-        key: [
-            finite(value) if count >= fewest else None
-            for value, count in zip(positions.values[key], positions.positions, strict=True)
-        ]
+        key: [finite(value) for value in positions.reached(key)]
         for key in CHUNK_KEYS
         if key in positions.values
     }

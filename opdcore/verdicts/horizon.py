@@ -124,9 +124,10 @@ def _grows_lost(case: Case) -> bool:
 
 
 def _chunks(case: Case, metric: str) -> Sequence[float]:
-    """A metric's defined chunks, first to last; empty where there are not two."""
+    """A metric's chunks that rollouts reached, first to last; empty where there are not two."""
     chunks = case.readings.probe.chunks
-    values = [one for one in chunks.values.get(metric, ()) if one is not None] if chunks else []
+    reached = chunks.reached(metric) if chunks and metric in chunks.values else ()
+    values = [one for one in reached if one is not None]
     return values if len(values) >= 2 else ()
 
 

@@ -302,6 +302,13 @@ def test_patterns_that_part_within_a_response_are_a_matter_of_depth(top1, diverg
         assert "from 0.30 to 4.40 nats" in verdict.explanation
 
 
+def test_a_few_rollouts_that_wandered_off_do_not_part_the_patterns():
+    values = {"top1_agreement": (0.9, 0.8, 0.6), "reverse_kl": (0.2, 0.3, 4.0)}
+    for late, code in ((400, "HORIZON_RISK"), (30, "GO")):
+        chunks = Positions(edges=(0, 50, 100, 150), positions=(400, 400, late), values=values)
+        assert judged(make_probe(chunks=chunks)).code == code
+
+
 @pytest.mark.parametrize(
     ("gains", "divergence", "told_of"),
     [
