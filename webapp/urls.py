@@ -8,6 +8,7 @@ from webapp.api.application import urls as api_urls
 from webapp.views import (
     account,
     checkpoints,
+    families,
     launch,
     pairs,
     projects,
@@ -50,6 +51,18 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("pairs/<slug:public_id>/diagnose/", pairs.diagnose, name="pair-diagnose"),
     path("pairs/<slug:public_id>/diagnose/cost/", pairs.diagnosis_cost, name="pair-diagnosis-cost"),
     path("pairs/<slug:public_id>/delete/", pairs.delete_pair, name="pair-delete"),
+    path("pairs/<slug:public_id>/family/", families.choose, name="pair-family"),
+    path("pairs/<slug:public_id>/controls/", families.run_controls, name="pair-controls"),
+    path(
+        "pairs/<slug:public_id>/controls/cost/", families.controls_cost, name="pair-controls-cost"
+    ),
+    path("families/", families.families, name="families"),
+    path("families/<slug:public_id>/", families.family, name="family"),
+    path("families/<slug:public_id>/export/", families.export, name="family-export"),
+    path("families/<slug:public_id>/import/", families.import_pack, name="family-import"),
+    path("families/<slug:public_id>/remove-pack/", families.remove_pack, name="family-remove-pack"),
+    path("families/<slug:public_id>/rename/", families.rename, name="family-rename"),
+    path("families/<slug:public_id>/delete/", families.delete, name="family-delete"),
     path("prompt-sets/", prompt_sets.prompt_sets, name="prompt-sets"),
     path("prompt-sets/new/", prompt_sets.new_prompt_set, name="prompt-set-new"),
     path("prompt-sets/<slug:public_id>/", prompt_sets.prompt_set, name="prompt-set"),

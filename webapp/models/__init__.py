@@ -4,6 +4,7 @@ from webapp.models.accounts import ApiToken, LoginFailure, User
 from webapp.models.checkpoints import ModelRoot, RegisteredModel
 from webapp.models.diagnoses import PairDiagnosis
 from webapp.models.events import Event, MetricChunk, MetricRollup, PositionRow
+from webapp.models.families import Family
 from webapp.models.machines import Device, Lease, Worker
 from webapp.models.pairs import Pair, PairTeacher
 from webapp.models.projects import AuditEntry, Membership, Project, Role
@@ -18,6 +19,7 @@ __all__ = [
     "Comment",
     "Device",
     "Event",
+    "Family",
     "Lease",
     "LoginFailure",
     "Membership",

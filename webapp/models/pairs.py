@@ -7,6 +7,7 @@ from typing import Self
 from django.db import models
 
 from webapp.models.checkpoints import RegisteredModel
+from webapp.models.families import Family
 from webapp.models.ownership import Owned, OwnedQuerySet
 
 
@@ -26,6 +27,7 @@ class Pair(Owned):
     is_laboratory = models.BooleanField(default=False)
     lab_version = models.CharField(max_length=40, blank=True)
     notes = models.TextField(blank=True)
+    family = models.ForeignKey(Family, models.SET_NULL, null=True, blank=True, related_name="pairs")
 
     objects = PairQuerySet.as_manager()
 

@@ -20,7 +20,7 @@ from opdcore.contract.probe import (
     Measure,
     Probe,
 )
-from webapp.models import Event, Run
+from webapp.models import Event, Family, Run
 from webapp.services import health
 from webapp.services.health import Said
 
@@ -145,6 +145,7 @@ class Report:
     said: Said
     probe: Probe
     calibration: str
+    family: Family | None
     groups: list[Group]
     hand_off: HandOff | None
     chunks: ChunkTable | None
@@ -164,6 +165,7 @@ def of(run: Run) -> Report | None:
         said=health.said(diagnosis.verdict, at=event.at),
         probe=probe,
         calibration=diagnosis.calibration,
+        family=_family(run),
         groups=_groups(probe),
         hand_off=_hand_off(probe.hand_off) if probe.hand_off else None,
         chunks=_chunk_table(probe.chunks) if probe.chunks else None,
@@ -171,6 +173,14 @@ def of(run: Run) -> Report | None:
         relation=RELATIONS[probe.provenance.relation],
         at=event.at,
     )
+
+
+def _family(run: Run) -> Family | None:
+    """Whose calibration the run was launched with; None: the laboratory's, or it was deleted."""
+    frozen = run.snapshot.get("family") or {}
+    if not frozen.get("calibration"):
+        return None
+    return Family.objects.filter(project=run.project_id, public_id=frozen["public_id"]).first()
 
 
 _SEVERITIES = ("refusal", "warning", "note")

@@ -19,7 +19,17 @@ from kombu.exceptions import OperationalError
 from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.job import Job, PromptFile, PromptSets, Resource, StartCheckpoint
 from webapp.celery import app
-from webapp.models import Comment, Pair, Project, PromptSet, Recipe, RegisteredModel, Run, User
+from webapp.models import (
+    Comment,
+    Family,
+    Pair,
+    Project,
+    PromptSet,
+    Recipe,
+    RegisteredModel,
+    Run,
+    User,
+)
 from webapp.models.ownership import Owned
 from webapp.permissions import Action, require
 from webapp.services import audit, launch_checks
@@ -259,6 +269,7 @@ def job_document(
             "resources": run.resources if resources is None else resources,
             "start": StartCheckpoint(path=str(files.start)) if files.start else None,
             "lab_version": frozen["lab_version"],
+            "calibration": (frozen.get("family") or {}).get("calibration"),
         }
     )
 
@@ -285,6 +296,16 @@ def snapshot(
         },
         "code_version": code_version(),
         "lab_version": pair.lab_version or None,
+        "family": _frozen_family(pair.family) if pair.family else None,
+    }
+
+
+def _frozen_family(family: Family) -> dict[str, Any]:
+    """The calibration as it is now; without a control yet the laboratory's says more."""
+    return {
+        "public_id": family.public_id,
+        "name": family.name,
+        "calibration": family.document if family.has_controls else None,
     }
 
 

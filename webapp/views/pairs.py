@@ -14,10 +14,11 @@ from opdcore.contract.errors import BadInput
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.rendering import Rendering
 from webapp.forms.diagnosis import DiagnosisForm
+from webapp.forms.families import ControlsForm, PairFamilyForm
 from webapp.forms.parts import PairForm, PreviewPromptForm, SideForm, TeacherForm, refuse
 from webapp.models import Pair, Project, PromptSet, RegisteredModel
 from webapp.permissions import allows, require
-from webapp.services import diagnoses, health, prompt_sets
+from webapp.services import controls, diagnoses, family_report, health, prompt_sets
 from webapp.services import pairs as pair_service
 from webapp.services.pairs import Preview
 from webapp.services.runs import LaunchRefused
@@ -143,10 +144,17 @@ def matrix(request: HttpRequest) -> HttpResponse:
 
 
 def pair_page(
-    request: HttpRequest, public_id: str, *, form: DiagnosisForm | None = None, status: int = 200
+    request: HttpRequest,
+    public_id: str,
+    *,
+    form: DiagnosisForm | None = None,
+    family_form: PairFamilyForm | None = None,
+    controls_form: ControlsForm | None = None,
+    status: int = 200,
 ) -> HttpResponse:
-    """The page of a pair; `form` where a diagnosis was refused."""
-    row = visible(Pair.objects.with_models().select_related("project"), request, public_id)
+    """The page of a pair; with the form that was refused, if one was."""
+    rows = Pair.objects.with_models().select_related("project", "student", "family")
+    row = visible(rows, request, public_id)
     prompt = _prompt(request.GET.get("preview_prompt", "") or _example(row))
     teachers = list(row.teachers.all())
     sides = [_side("Student", row.student, row.student_rendering, prompt)]
@@ -162,6 +170,7 @@ def pair_page(
         "may_edit": allows(request.user, "edit", row.project),
     }
     context |= _diagnosed(request, row, form)
+    context |= _family(request, row, family_form, controls_form)
     return render(request, "pairs/detail.html", context, status=status)
 
 
@@ -179,6 +188,26 @@ def _diagnosed(request: HttpRequest, row: Pair, form: DiagnosisForm | None) -> d
         "form": shown if may_launch else None,
         "plan": diagnoses.usual_plan(row),
     }
+
+
+def _family(
+    request: HttpRequest, row: Pair, chosen: PairFamilyForm | None, asked: ControlsForm | None
+) -> dict[str, object]:
+    """The pair's family, what its controls say so far, and what more of them would take."""
+    context: dict[str, object] = {
+        "family": row.family,
+        "family_form": chosen or PairFamilyForm(row),
+        "controls_form": asked or ControlsForm(),
+        "is_control": controls.is_control(row),
+        "may_launch": allows(request.user, "launch", row.project),
+    }
+    if row.family is not None:
+        context["control_cards"] = family_report.control_cards(row.family)
+        try:
+            context["controls_plan"] = controls.plan(row)
+        except BadInput as error:
+            context["controls_refused"] = error.info
+    return context
 
 
 @require_POST
