@@ -30,7 +30,7 @@ def encode(
             "recipe.no_demonstrations",
             f"{len(missing)} of {len(wanted)} prompts have no response to learn from, the first of "
             f"them in row {missing[0] + 1}.",
-            remedy="Give every prompt of the train set a `response`, or set gold_sft_weight to 0.",
+            remedy="Give every prompt of the train set a `response`, or change the knob.",
             field=field,
         )
     texts = [prompts[row].response or "" for row in wanted]

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
+from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.errors import BadInput, Cancelled, EngineFailure, Paused, StillroomError
 from opdcore.contract.events import (
     AnyEvent,
@@ -36,6 +37,7 @@ from opdcore.contract.outcome import Outcome
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.recipe import DistillStage, Recipe, Stage
 from opdcore.device import describe, is_out_of_memory
+from opdcore.stages.cold_start import cold_start
 from opdcore.stages.diagnose import diagnose
 from opdcore.stages.distill import distill
 from opdcore.stages.evaluate import evaluate
@@ -130,6 +132,8 @@ def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) 
             yield Line(payload, 0)
     if isinstance(stage, DistillStage):
         yield from distill(stage, work, stage_index=index, resume=resume)
+    elif isinstance(stage, ColdStartStage):
+        yield from cold_start(stage, work, stage_index=index, resume=resume)
     elif isinstance(stage, DiagnoseStage):
         yield from diagnose(stage, work, stage_index=index)
     else:
@@ -139,7 +143,7 @@ def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) 
 def _needs_baseline(recipe: Recipe, index: int) -> bool:
     """Before the first stage that does more than diagnose; an evaluation that is the very first is it."""
     first = next(i for i, one in enumerate(recipe.stages) if not isinstance(one, DiagnoseStage))
-    return index == first and (index > 0 or isinstance(recipe.stages[index], DistillStage))
+    return index == first and (index > 0 or recipe.steps_by_stage[index] > 0)
 
 
 def _started(job: Job) -> JobStarted:
@@ -152,7 +156,7 @@ def _started(job: Job) -> JobStarted:
 
 
 def _stage_started(stage: Stage, resume: Saved | None) -> StageStarted:
-    steps = stage.steps if isinstance(stage, DistillStage) else 0
+    steps = stage.steps if isinstance(stage, DistillStage | ColdStartStage) else 0
     resumed = resume.step if resume else None
     return StageStarted(stage_kind=stage.kind, steps=steps, resumed_from_step=resumed)
 

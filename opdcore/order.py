@@ -14,16 +14,22 @@ def draw(prompts: int, stage: DistillStage, *, seed: int, stage_index: int, step
 
     Epochs are permutations; a step that crosses the end of one goes on in the next.
     """
-    first = (step - 1) * stage.prompts_per_step
-    rows = [
-        _permutation(prompts, seed_of(seed, stage_index, index // prompts))[index % prompts]
-        for index in range(first, first + stage.prompts_per_step)
-    ]
+    size = stage.prompts_per_step
+    rows = take(prompts, size, seed=seed, stage_index=stage_index, step=step)
     return [row for row in rows for _ in range(stage.rollouts_per_prompt)]
 
 
+def take(count: int, size: int, *, seed: int, stage_index: int, step: int) -> list[int]:
+    """The `size` of `count` things that a step counted from 1 takes, epoch after epoch."""
+    first = (step - 1) * size
+    return [
+        _permutation(count, seed_of(seed, stage_index, index // count))[index % count]
+        for index in range(first, first + size)
+    ]
+
+
 def probed(prompts: int, *, at_most: int, seed: int, stage_index: int) -> list[int]:
-    """Rows that a diagnosis draws: the first of an order in which every prefix is a random sample."""
+    """Rows that a stage asks once: the first of an order in which every prefix is a random sample."""
     return list(_permutation(prompts, seed_of(seed, stage_index))[:at_most])
 
 

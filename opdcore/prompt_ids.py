@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.events import Progress
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.prompt import Prompt
@@ -22,11 +23,18 @@ PromptIds = dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def drawn(
-    prompts: int, stage: DistillStage | DiagnoseStage, *, seed: int, stage_index: int
+    prompts: int,
+    stage: DistillStage | ColdStartStage | DiagnoseStage,
+    *,
+    seed: int,
+    stage_index: int,
 ) -> set[int]:
     """Rows that the steps of a stage, or its probe, draw from so many prompts."""
     if isinstance(stage, DiagnoseStage):
         return set(probed(prompts, at_most=stage.prompts, seed=seed, stage_index=stage_index))
+    if isinstance(stage, ColdStartStage):
+        most = stage.prompts + stage.held_out_prompts
+        return set(probed(prompts, at_most=most, seed=seed, stage_index=stage_index))
     if stage.steps * stage.prompts_per_step >= prompts:
         return set(range(prompts))
     steps = range(1, stage.steps + 1)

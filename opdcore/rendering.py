@@ -63,10 +63,9 @@ class Renderer:
         self._bytes_of = _piece_reader(files)
         self._trailing = _trailing_special_tokens(files)
         self.stop_ids = tuple(sorted({*stop_ids, *self._known(rendering.extra_stop_ids)}))
+        # What this side writes at the end of a response.
         own = files.special_id("eos_token")
-        self._end = (
-            () if not self.stop_ids else (own if own in self.stop_ids else self.stop_ids[0],)
-        )
+        self.end = () if not self.stop_ids else (own if own in self.stop_ids else self.stop_ids[0],)
 
     @classmethod
     def from_folder(cls, folder: Path | str, rendering: Rendering) -> Renderer:
@@ -106,7 +105,7 @@ class Renderer:
     def responses(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of texts as this side would have written them: none of its own before, its end after."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [(*encoding.ids, *self._end) for encoding in encodings]
+        return [(*encoding.ids, *self.end) for encoding in encodings]
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = True) -> str:
         """The text of ids; incomplete UTF-8 reads as the replacement character."""

@@ -175,6 +175,18 @@ def likelihood(
     return total
 
 
+@torch.no_grad()
+def surprise(
+    hidden: Float[Tensor, "N H"], project: Project, ids: Int[Tensor, "N"], *, vocabulary: int
+) -> float:
+    """The summed negative log-likelihood of `ids`, as `likelihood` has it, without a gradient."""
+    parts = _slices(len(hidden), rows_per_chunk(vocabulary, hidden.device.type))
+    chosen = [
+        project(hidden[rows]).float().log_softmax(-1).gather(1, ids[rows, None]) for rows in parts
+    ]
+    return -torch.cat(chosen).sum(dtype=torch.float64).item()
+
+
 def _buffers(vocabulary: int, like: Tensor) -> Buffers:
     rows = max(1, min(rows_per_block(vocabulary, like.device.type), len(like)))
     return Buffers.like(like.new_empty(0, vocabulary, dtype=torch.float32), rows=rows)

@@ -12,6 +12,8 @@ import torch
 
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
+from opdcore.contract.cold_start import ColdStartStage
+from opdcore.contract.errors import EngineFailure
 from opdcore.contract.recipe import DistillStage
 from opdcore.gauges import WatchedWeights
 from opdcore.models import adapters
@@ -32,12 +34,27 @@ class Update:
     learning_rate: float
     changed_share: float
 
+    def refusal(self, loss: float, step: int) -> EngineFailure:
+        """The error with which a run ends whose update could not be made."""
+        return EngineFailure(
+            "run.nonfinite",
+            f"At step {step} the loss is {loss} and the gradient norm {self.grad_norm}; no update "
+            "was made.",
+            remedy=f"Start a new run with a learning rate below {self.learning_rate:g} or a longer "
+            "warm-up.",
+        )
+
 
 class Tuning:
     """The student under training: full or by adapters, with its optimizer's state."""
 
     def __init__(
-        self, network: Network, stage: DistillStage, *, seed: int, resume: Saved | None
+        self,
+        network: Network,
+        stage: DistillStage | ColdStartStage,
+        *,
+        seed: int,
+        resume: Saved | None,
     ) -> None:
         self.network, self.stage = network, stage
         if stage.tuning == "lora":
@@ -78,7 +95,7 @@ class Tuning:
             adapters.merge(self.network)
 
 
-def learning_rate(stage: DistillStage, step: int) -> float:
+def learning_rate(stage: DistillStage | ColdStartStage, step: int) -> float:
     """Learning rate of a step counted from 1: linear warm-up, then the schedule towards 0."""
     peak = stage.peak_learning_rate
     if step <= stage.warmup_steps:

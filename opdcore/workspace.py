@@ -16,13 +16,14 @@ import torch
 
 from opdcore import checkpoints, demonstrations, prompt_ids, token_maps, verifiers
 from opdcore import prompts as prompt_sets
+from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
 from opdcore.contract.job import Job
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.recipe import DistillStage, Recipe
+from opdcore.contract.recipe import DistillStage, Recipe, Stage
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
@@ -209,6 +210,8 @@ def _check_recipe(job: Job, vocabulary: int, network: Network) -> None:
             _check_k(stage.k, vocabulary, field=f"recipe.stages.{index}.k")
         if isinstance(stage, DistillStage):
             _check_stage(stage, vocabulary, network, field=f"recipe.stages.{index}")
+        if isinstance(stage, ColdStartStage) and stage.tuning == "lora":
+            adapters.targets(network, field=f"recipe.stages.{index}.tuning")
 
 
 def _check_k(k: int, vocabulary: int, *, field: str) -> None:
@@ -248,7 +251,7 @@ def _render_train(
     stages = [
         (stage, prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index))
         for index, stage in enumerate(job.recipe.stages)
-        if isinstance(stage, DistillStage | DiagnoseStage)
+        if isinstance(stage, DistillStage | ColdStartStage | DiagnoseStage)
     ]
     rows = sorted({row for _, drawn in stages for row in drawn})
     ids = yield from prompt_ids.render(
@@ -270,14 +273,23 @@ def _demonstrations(job: Job, train: tuple[Prompt, ...], student: LoadedModel) -
     """Those of all rows that a stage learns from."""
     encoded: Demonstrations = {}
     for index, stage in enumerate(job.recipe.stages):
-        if isinstance(stage, DistillStage) and stage.gold_sft_weight:
+        knob = _demonstrated_by(stage)
+        if knob is not None and isinstance(stage, DistillStage | ColdStartStage):
             encoded |= demonstrations.encode(
                 prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index),
                 train,
                 student.renderer,
-                field=f"recipe.stages.{index}.gold_sft_weight",
+                field=f"recipe.stages.{index}.{knob}",
             )
     return encoded
+
+
+def _demonstrated_by(stage: Stage) -> str | None:
+    """The knob by which a stage asks for demonstrations; None where it does not."""
+    if isinstance(stage, ColdStartStage):
+        return "source" if stage.source == "demonstrations" else None
+    asks = isinstance(stage, DistillStage) and stage.gold_sft_weight
+    return "gold_sft_weight" if asks else None
 
 
 def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
@@ -295,7 +307,8 @@ def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
 def _check_held_out(job: Job, evaluator: Evaluator, side: LoadedModel, field: str) -> None:
     rendered = side.renderer.render_many(evaluator.prompts)
     lengths = {row: len(one.ids) for row, one in enumerate(rendered)}
-    knobs = [s.max_prompt_tokens for s in job.recipe.stages if s.kind == "distill"]
+    training = [s for s in job.recipe.stages if isinstance(s, DistillStage | ColdStartStage)]
+    knobs = [stage.max_prompt_tokens for stage in training]
     check_context(
         lengths,
         side,

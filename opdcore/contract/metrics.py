@@ -54,6 +54,14 @@ METRICS: dict[str, Metric] = {
         "Negative log-likelihood of the step's demonstrations, mean over their tokens; null where "
         "the recipe learns from none.",
     ),
+    "held_out_nll": Metric(
+        "Held-out responses",
+        "loss",
+        "down",
+        "nat",
+        "Negative log-likelihood of the responses that a cold start never learns, mean over their "
+        "tokens; told before its first update and after its last.",
+    ),
     "trained_share": Metric(
         "Tokens trained on",
         "loss",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.document import Document, knob
 from opdcore.contract.evaluation import Evaluation, Goal
 from opdcore.contract.probe import DiagnoseStage
@@ -428,7 +429,9 @@ class EvaluateStage(Document):
     kind: Literal["evaluate"] = "evaluate"
 
 
-Stage = Annotated[DistillStage | EvaluateStage | DiagnoseStage, Field(discriminator="kind")]
+Stage = Annotated[
+    DistillStage | ColdStartStage | EvaluateStage | DiagnoseStage, Field(discriminator="kind")
+]
 
 
 class Recipe(Document):
@@ -445,4 +448,4 @@ class Recipe(Document):
     @property
     def steps_by_stage(self) -> tuple[int, ...]:
         """Optimizer steps of each stage; 0 where a stage trains nothing."""
-        return tuple(s.steps if s.kind == "distill" else 0 for s in self.stages)
+        return tuple(s.steps if s.kind in ("distill", "cold_start") else 0 for s in self.stages)

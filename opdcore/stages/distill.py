@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from opdcore import checkpoints, step_report, tracing
+from opdcore import step_report, tracing
 from opdcore.checkpoints import Saved
-from opdcore.contract.errors import EngineFailure
-from opdcore.contract.events import ArtifactDropped, ArtifactWritten, Logged, metrics
+from opdcore.contract.events import Logged, metrics
 from opdcore.contract.recipe import DistillStage
 from opdcore.device import peak_memory_bytes
 from opdcore.evaluation import grade
@@ -27,8 +26,9 @@ from opdcore.gauges import Clock
 from opdcore.order import draw, seed_of
 from opdcore.passes import back_propagate
 from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.stages import saving
 from opdcore.step_report import ScoredStep
-from opdcore.tuning import Tuning, Update
+from opdcore.tuning import Tuning
 from opdcore.watch import Watch
 from opdcore.workspace import Line, Workspace
 
@@ -46,7 +46,7 @@ def distill(
     for step in range(saved_step + 1, stage.steps + 1):
         if work.stop():
             if step - 1 > saved_step:
-                yield from _checkpoint(work, tuning, watch, stage_index, step - 1)
+                yield from saving.checkpoint(work, tuning, stage_index, step - 1, watch.state())
             raise work.cancelled()
         clock = Clock(work.student.device)
         rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
@@ -78,7 +78,7 @@ def distill(
         positions = step_report.positions(scored, stage)
         yield Line(positions, step)
         if not update.made:
-            raise _nonfinite(update, passed.loss, step)
+            raise update.refusal(passed.loss, step)
         if alarm := tuning.alarm():
             yield Line(Logged(level="warning", message=alarm), step)
         yield from watch.observe(step, values, positions)
@@ -89,7 +89,7 @@ def distill(
         yield from _evaluate(work, watch, stage_index, step)
         halts = watch.halts(step)
         if halts or step % stage.checkpoint_steps == 0 or step == stage.steps:
-            yield from _checkpoint(work, tuning, watch, stage_index, step)
+            yield from saving.checkpoint(work, tuning, stage_index, step, watch.state())
             saved_step = step
         if halts:
             raise watch.ending(step)
@@ -123,37 +123,3 @@ def _evaluate(work: Workspace, watch: Watch, stage_index: int, step: int) -> Ite
         for payload in work.evaluator.student(work.student, stage_index=stage_index, step=step):
             yield Line(payload, step)
             yield from watch.evaluated(payload, step)
-
-
-def _checkpoint(
-    work: Workspace, tuning: Tuning, watch: Watch, stage_index: int, step: int
-) -> Iterator[Line]:
-    root = work.run_dir / checkpoints.FOLDER
-    saved, written = checkpoints.save(
-        root,
-        work.student.model,
-        tuning.optimizer,
-        stage_index=stage_index,
-        step=step,
-        recipe_sha256=checkpoints.recipe_sha256(work.job.recipe),
-        monitor=watch.state(),
-    )
-    told = ArtifactWritten(
-        artifact_kind="checkpoint",
-        key=f"{checkpoints.FOLDER}/{saved.folder.name}",
-        sha256=written.sha256,
-        size_bytes=written.size_bytes,
-    )
-    yield Line(told, step)
-    for removed in checkpoints.prune(root, keep=watch.stage.keep_checkpoints):
-        yield Line(ArtifactDropped(key=f"{checkpoints.FOLDER}/{removed.name}"), step)
-
-
-def _nonfinite(update: Update, loss: float, step: int) -> EngineFailure:
-    return EngineFailure(
-        "run.nonfinite",
-        f"At step {step} the loss is {loss} and the gradient norm {update.grad_norm}; no update was "
-        "made.",
-        remedy=f"Start a new run with a learning rate below {update.learning_rate:g} or a longer "
-        "warm-up.",
-    )

@@ -10,6 +10,7 @@ from django.conf import settings
 from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
+from opdcore.contract.recipe import Stage
 from opdcore.inspection import ModelCard
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import estimates
@@ -170,11 +171,10 @@ def _of_stages(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
     for index, stage in enumerate(recipe.stages):
         if stage.kind == "evaluate":
             continue
-        compares = stage.kind == "diagnose" or stage.form == "top_k"
-        if compares and stage.k > vocabulary:
+        if _compared(stage) > vocabulary:
             yield ErrorInfo(
                 code="recipe.k_above_vocabulary",
-                message=f"k is {stage.k} and the pair shares {vocabulary} tokens.",
+                message=f"k is {_compared(stage)} and the pair shares {vocabulary} tokens.",
                 remedy=f"Choose a k of at most {vocabulary}; 16 is usual.",
                 field=f"recipe.stages.{index}.k",
             )
@@ -186,6 +186,13 @@ def _of_stages(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
                 remedy="Lower max_response_tokens.",
                 field=f"recipe.stages.{index}.max_response_tokens",
             )
+
+
+def _compared(stage: Stage) -> int:
+    """How many tokens of each side a stage compares; 0 where it does not choose any."""
+    if stage.kind == "diagnose" or (stage.kind == "distill" and stage.form == "top_k"):
+        return stage.k
+    return 0
 
 
 def _of_experiments(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:

@@ -1,0 +1,155 @@
+"""Responses to learn from: sampled from the teacher or taken from the prompts, and only sound ones kept.
+
+They lie in the run's folder, so that a run that goes on does not ask again. Filters are those of
+2604.13016, 5.1: what was cut or repeats itself is dropped; correctness is a choice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from opdcore.contract.cold_start import ColdStartStage
+from opdcore.contract.events import Progress
+from opdcore.evaluation import grade
+from opdcore.files import write_bytes
+from opdcore.order import probed, seed_of
+from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts.rollout import repeats
+from opdcore.workspace import Workspace
+
+FOLDER = "responses"
+# So many prompts are asked between two words about how far it is.
+ASKED_AT_ONCE = 256
+# Why a response is not learned.
+CUT, REPEATING, FOREIGN = "cut", "repeating themselves", "in tokens that the student lacks"
+WRONG, DUPLICATE = "not found right", "said before"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Responses by row, in the order in which they were asked for, and why others were dropped."""
+
+    responses: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """What became of the prompts, for people."""
+        kept, lost = len(self.responses), sum(self.dropped.values())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        return (
+            f"{kept} of {kept + lost} responses are kept{f'; dropped: {reasons}' if lost else ''}."
+        )
+
+
+def collect(
+    stage: ColdStartStage, work: Workspace, *, stage_index: int
+) -> Iterator[Progress | Collected]:
+    """Yields progress and last what is kept, from the run's folder where it was collected before."""
+    file = work.run_dir / FOLDER / f"stage-{stage_index:02d}.json"
+    if file.exists():
+        yield _read(file)
+        return
+    asked = probed(
+        len(work.train),
+        at_most=stage.prompts + stage.held_out_prompts,
+        seed=work.job.recipe.seed,
+        stage_index=stage_index,
+    )
+    found = _Found(stage, work)
+    retries = stage.retries if stage.source == "teacher" else 0
+    for attempt in range(retries + 1):
+        pending = [row for row in asked if row not in found.kept]
+        for start in range(0, len(pending), ASKED_AT_ONCE):
+            done = len(asked) - len(pending) + start
+            yield Progress(what="collecting responses", done=done, total=len(asked), unit="prompts")
+            rows = pending[start : start + ASKED_AT_ONCE]
+            seed = seed_of(work.job.recipe.seed, stage_index, attempt, start)
+            found.sift(rows, _written(stage, work, rows, seed))
+    collected = found.collected(asked)
+    _write(file, collected)
+    yield collected
+
+
+def _written(
+    stage: ColdStartStage, work: Workspace, rows: Sequence[int], seed: int
+) -> list[Rollout]:
+    """One response of the source to each row."""
+    if stage.source == "demonstrations":
+        longest = stage.max_response_tokens
+        return [
+            Rollout(row, ids[:longest], (0.0,) * min(len(ids), longest), len(ids) <= longest)
+            for row in rows
+            for ids in (work.demonstrations[row],)
+        ]
+    sampling = Sampling(
+        max_tokens=stage.max_response_tokens,
+        temperature=stage.temperature,
+        top_p=stage.sampling_top_p,
+        # The teacher may end by a token that the pair does not share.
+        vocabulary=work.teacher.card.vocabulary,
+        stop_ids=frozenset(work.teacher.renderer.stop_ids),
+    )
+    prompts = [work.prompt_ids[row][1] for row in rows]
+    generator = torch.Generator().manual_seed(seed)
+    return sample(work.teacher, prompts, sampling=sampling, generator=generator)
+
+
+class _Found:
+    """What was found sound so far, and why the rest was not."""
+
+    def __init__(self, stage: ColdStartStage, work: Workspace) -> None:
+        self.stage, self.work = stage, work
+        self.side = work.student if stage.source == "demonstrations" else work.teacher
+        self.kept: dict[int, tuple[int, ...]] = {}
+        self._faults: dict[int, str] = {}
+        self._said: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+
+    def sift(self, rows: Sequence[int], rollouts: Sequence[Rollout]) -> None:
+        """Keeps what is sound as the student would have written it."""
+        verifier = self.work.verifier if self.stage.only_correct else None
+        grades = grade(verifier, self.side, rollouts, [self.work.train[row] for row in rows])
+        for row, rollout, graded in zip(rows, rollouts, grades, strict=True):
+            fault = self._fault(row, rollout, correct=graded.correct)
+            if fault is not None:
+                self._faults[row] = fault
+                continue
+            self.kept[row] = (*rollout.text_ids, *self.work.student.renderer.end)
+            self._said.add((self.work.prompt_ids[row][0], rollout.text_ids))
+
+    def collected(self, asked: Sequence[int]) -> Collected:
+        return Collected(
+            {row: self.kept[row] for row in asked if row in self.kept},
+            dict(Counter(self._faults[row] for row in asked if row not in self.kept)),
+        )
+
+    def _fault(self, row: int, rollout: Rollout, *, correct: bool | None) -> str | None:
+        if not rollout.stopped:
+            return CUT
+        if repeats(self.side.renderer.decode(rollout.text_ids)):
+            return REPEATING
+        if any(token >= self.work.vocabulary for token in rollout.text_ids):
+            return FOREIGN
+        if self.stage.only_correct and correct is not True:
+            return WRONG
+        said = (self.work.prompt_ids[row][0], rollout.text_ids) in self._said
+        return DUPLICATE if said else None
+
+
+def _write(file: Path, collected: Collected) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".part")
+    write_bytes(aside, json.dumps(asdict(collected)).encode())
+    aside.rename(file)
+
+
+def _read(file: Path) -> Collected:
+    told = json.loads(file.read_bytes())
+    responses = {int(row): tuple(ids) for row, ids in told["responses"].items()}
+    return Collected(responses, told["dropped"])

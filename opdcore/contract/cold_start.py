@@ -1,0 +1,199 @@
+"""The cold start: off-policy fine-tuning on responses that somebody else wrote, before distillation.
+
+It brings a student to its teacher's way of thinking (2604.13016, 5.1); it cannot bring knowledge that
+the teacher lacks. It knows no model, prompt or device.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from opdcore.contract.document import Document, knob
+
+Source = Literal["teacher", "demonstrations"]
+Tuning = Literal["full", "lora"]
+Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+class ColdStartStage(Document):
+    """Fine-tuning on the teacher's responses: brings the student to its manner before distillation."""
+
+    kind: Literal["cold_start"] = "cold_start"
+    source: Source = knob(
+        "teacher",
+        group="length",
+        help="Whose responses are learned: the teacher's, sampled now, or those that the prompts "
+        "come with.",
+    )
+    prompts: int = knob(
+        2048,
+        group="length",
+        ge=1,
+        le=10_000_000,
+        unit="prompts",
+        help="Prompts whose responses are learned, one each; all of them where there are fewer.",
+    )
+    held_out_prompts: int = knob(
+        64,
+        group="length",
+        ge=0,
+        le=65_536,
+        unit="prompts",
+        level="advanced",
+        help="Further prompts whose responses are never learned: how likely the student finds them is "
+        "told before and after.",
+    )
+    steps: int = knob(64, group="length", ge=1, le=1_000_000, unit="steps", help="Optimizer steps.")
+    responses_per_step: int = knob(
+        32,
+        group="length",
+        ge=1,
+        le=65_536,
+        unit="responses",
+        help="Responses in each step; once all were learned they come again in another order.",
+    )
+    temperature: float = knob(
+        0.7, group="sampling", gt=0, le=10, help="Sampling temperature of the responses."
+    )
+    sampling_top_p: float = knob(
+        0.95, group="sampling", gt=0, le=1, level="advanced", help="Nucleus of the responses."
+    )
+    max_prompt_tokens: int = knob(
+        1024,
+        group="sampling",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        level="advanced",
+        help="A longer prompt is refused before the run starts.",
+    )
+    max_response_tokens: int = knob(
+        7168,
+        group="sampling",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        help="A response that reaches it is cut, and a cut one is not learned.",
+    )
+    retries: int = knob(
+        3,
+        group="sampling",
+        ge=0,
+        le=100,
+        unit="times",
+        level="advanced",
+        help="How often a prompt is asked again whose response was cut, repeats itself or is wrong "
+        "where only right ones are wanted.",
+    )
+    only_correct: bool = knob(
+        default=False,
+        group="sampling",
+        help="Learn only responses that the verifier finds right. The paper that the cold start comes "
+        "from does not filter by that.",
+    )
+    tuning: Tuning = knob(
+        "full",
+        group="optimizer",
+        help="full: every weight is trained. lora: low-rank adapters on every linear map, merged into "
+        "the weights when the stage is over.",
+    )
+    learning_rate: float = knob(
+        1e-5, group="optimizer", gt=0, le=1, help="Peak learning rate of AdamW under full tuning."
+    )
+    lora_learning_rate: float = knob(
+        1e-4,
+        group="optimizer",
+        gt=0,
+        le=1,
+        level="advanced",
+        help="Peak learning rate under lora, about ten times that of full tuning.",
+    )
+    lora_rank: int = knob(
+        32, group="optimizer", ge=1, le=1024, level="advanced", help="Rank of each adapter."
+    )
+    lora_alpha: float = knob(
+        64.0,
+        group="optimizer",
+        gt=0,
+        le=4096,
+        level="advanced",
+        help="An adapter's update is lora_alpha / lora_rank times the product of its two factors.",
+    )
+    warmup_steps: int = knob(
+        3,
+        group="optimizer",
+        ge=0,
+        le=1_000_000,
+        unit="steps",
+        help="Steps over which the learning rate rises from 0.",
+    )
+    schedule: Schedule = knob(
+        "cosine", group="optimizer", help="Course of the learning rate after the warm-up."
+    )
+    weight_decay: float = knob(
+        0.01, group="optimizer", ge=0, le=1, level="advanced", help="AdamW's decoupled decay."
+    )
+    beta1: float = knob(
+        0.9, group="optimizer", ge=0, lt=1, level="advanced", help="AdamW's beta 1."
+    )
+    beta2: float = knob(
+        0.999, group="optimizer", ge=0, lt=1, level="advanced", help="AdamW's beta 2."
+    )
+    max_grad_norm: float = knob(
+        1.0,
+        group="optimizer",
+        gt=0,
+        le=1e6,
+        level="advanced",
+        help="The gradient is scaled down to this norm.",
+    )
+    precision: Precision = knob(
+        "float32",
+        group="optimizer",
+        level="advanced",
+        help="Precision in which layers are computed. With bfloat16, for GPUs, weights, gradients, "
+        "optimizer and losses stay float32.",
+    )
+    micro_batch_tokens: int = knob(
+        16_384,
+        group="optimizer",
+        ge=16,
+        le=16_777_216,
+        unit="tokens",
+        level="advanced",
+        help="Tokens, padding included, in one forward and backward pass. Memory, not the result, "
+        "depends on it.",
+    )
+    checkpoint_steps: int = knob(
+        20,
+        group="cadence",
+        ge=1,
+        le=1_000_000,
+        unit="steps",
+        help="Write a checkpoint to resume from every so many steps.",
+    )
+    keep_checkpoints: int = knob(
+        2,
+        group="cadence",
+        ge=1,
+        le=100,
+        unit="checkpoints",
+        level="advanced",
+        help="Resume states kept, newest first; a damaged newest falls back on the one before.",
+    )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """That of the kind of tuning chosen."""
+        return self.lora_learning_rate if self.tuning == "lora" else self.learning_rate
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} is more than the {self.steps} steps; lower it"
+            )
+        return self
