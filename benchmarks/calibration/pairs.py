@@ -157,7 +157,7 @@ def _fit(
 
     def next_batch() -> Batch:
         exercises = [draw(rng) for _ in range(training.BATCH)]
-        return training.collate([(each, _written(each, lesson, rng)) for each in exercises], words)
+        return training.collate([(each, written(each, lesson, rng)) for each in exercises], words)
 
     decay = max(1, lesson.steps // 2)
     schedule = Schedule(lesson.learning_rate, decay, 0.0, lesson.steps, lesson.steps - decay)
@@ -167,7 +167,7 @@ def _fit(
     words.save_pretrained(folder)
 
 
-def _written(exercise: Exercise, lesson: Lesson, rng: Random) -> list[Piece]:
+def written(exercise: Exercise, lesson: Lesson, rng: Random) -> list[Piece]:
     """A solution in style L, which turns to K after a whole number of steps whose mean is `turn`."""
     solution = exercise.solution("L", lesson.knowledge, rng=rng)
     kept = int(lesson.turn + rng.random()) * PIECES

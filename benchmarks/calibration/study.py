@@ -1,6 +1,7 @@
 """The study's parts and their summary: verdicts drawn from what was measured, against what happened.
 
-A failed run is a collapse where its own accuracy fell, and a stall where it did not.
+A failed run is a collapse where its own accuracy fell, and a stall where it did not. A healthy run is
+one of kind learnable that succeeded; others that succeeded were often ill on their way.
 
 It knows how a triple is described and scored, not how one is made, probed or run.
 """
@@ -41,6 +42,7 @@ PREDICTORS = {
     "accuracy_gap": 1,
     "teacher_on_failed": 1,
     "style_mass": 1,
+    "student_nll_on_teacher": -1,
     "reward_auroc": 1,
 }
 FIFTH = STEPS // 5
@@ -133,7 +135,9 @@ def summarise(rows: Rows) -> dict[str, Any]:
     failures = [row for row in held_out if not row["succeeded"]]
     collapses = [row for row in failures if row["collapse_step"] is not None]
     stalls = [row for row in failures if row["collapse_step"] is None]
-    healthy = [row for row in (*held_out, *rows.get(HEALTHY, ())) if row["succeeded"]]
+    well_made = [row for row in held_out if row["kind"] == "learnable"] + [*rows.get(HEALTHY, ())]
+    healthy = [row for row in well_made if row["succeeded"]]
+    others = [row for row in held_out if row["succeeded"] and row["kind"] != "learnable"]
     return {
         "triples": len(held_out),
         "cpu_hours": round(sum(r["cpu_seconds"] for part in rows.values() for r in part) / 3600, 2),
@@ -144,7 +148,8 @@ def summarise(rows: Rows) -> dict[str, Any]:
         "collapses_named_in_time": scores.share(
             [_named_by(row, row["collapse_step"] + IN_TIME) for row in collapses]
         ),
-        "false_alarms": scores.share([row["first_failing_step"] is not None for row in healthy]),
+        "false_alarms": scores.share([_alarmed(row) for row in healthy]),
+        "alarms_in_others_that_succeeded": scores.share([_alarmed(row) for row in others]),
         "kinds": [_kind(held_out, kind) for kind in KINDS],
         "predictors": scores.ranked(held_out, PREDICTORS),
         "same_pipeline": [_attempt(row) for row in rows.get(ATTEMPTED, ())],
@@ -175,6 +180,10 @@ def _right_code(row: Row) -> bool:
 def _right_go(row: Row) -> bool:
     """Undecided is never right: a run either succeeds or it does not."""
     return bool(row["go"] == ("go" if row["succeeded"] else "no_go"))
+
+
+def _alarmed(row: Row) -> bool:
+    return row["first_failing_step"] is not None
 
 
 def _named_by(row: Row, step: int) -> bool:

@@ -22,7 +22,7 @@ SCORED_ON: FamilyName = "cups"
 SEEDS = range(5)
 # Of each kind: thresholds need fewer than scores do.
 TRIPLES = {FITTED_ON: 6, SCORED_ON: 14}
-MORE_HEALTHY = 40
+MORE_HEALTHY = 48
 ATTEMPTS = 6
 
 # What a diagnosis would be right to say of a kind where the run fails. Where it succeeds, that is GO.

@@ -1,12 +1,14 @@
 """The calibration study draws its triples beforehand and scores them as by hand."""
 
 from itertools import product
+from random import Random
 from statistics import fmean
 
 import numpy as np
 import pytest
 
 from benchmarks.calibration import pairs, scores, study
+from benchmarks.calibration.pairs import Lesson
 from benchmarks.calibration.triples import (
     KINDS,
     RELATIONS,
@@ -17,7 +19,10 @@ from benchmarks.calibration.triples import (
     plan,
 )
 from opdcore.contract.verdicts import BEFORE
+from opdcore.lab import sums
 from opdcore.lab.record import read_prompts
+from opdcore.lab.solutions import ANSWER_MARKS, text_of
+from opdcore.lab.sums import ENDS
 
 
 def test_each_kind_has_enough_triples_and_severities_spread_over_their_range():
@@ -32,7 +37,7 @@ def test_each_kind_has_enough_triples_and_severities_spread_over_their_range():
 
 
 def test_every_kind_has_codes_that_are_verdicts_before_a_run():
-    assert set(RIGHT_CODES) == set(RELATIONS) == set(KINDS)
+    assert set(RIGHT_CODES) == set(RELATIONS) == {*KINDS, "same_pipeline"}
     assert {code for codes in RIGHT_CODES.values() for code in codes} <= set(BEFORE)
 
 
@@ -52,6 +57,7 @@ def row(kind, *, succeeded, verdict, go, first_failing_step=None):
         "right_codes": ["GO"] if succeeded else list(RIGHT_CODES[kind]),
         "verdict": verdict,
         "go": go,
+        "collapse_step": None,
         "first_failing_step": first_failing_step,
         "measures": dict.fromkeys(study.PREDICTORS, float(succeeded)),
         "cpu_seconds": 36.0,
@@ -72,10 +78,34 @@ def test_the_summary_scores_verdicts_against_what_happened():
     assert told["go_accuracy"]["value"] == pytest.approx(3 / 5)
     assert told["majority_baseline"]["value"] == pytest.approx(3 / 5)
     assert told["named_by_fifth"]["value"] == pytest.approx(1 / 2)
-    assert told["false_alarms"]["value"] == pytest.approx(1 / 3, abs=1e-3)
-    assert {entry["auroc"] for entry in told["predictors"] if entry["measure"] != "reverse_kl"} == {
-        1.0
-    }
+    assert told["false_alarms"]["value"] == pytest.approx(1 / 2)
+    assert told["alarms_in_others_that_succeeded"]["value"] == 0
+    signs = {entry["measure"]: entry["auroc"] for entry in told["predictors"]}
+    assert signs == {key: float(sign > 0) for key, sign in study.PREDICTORS.items()}
+
+
+@pytest.mark.parametrize(
+    ("course", "step"),
+    [
+        ([0.5] * 40 + [0.2] * 40, 41),
+        ([0.5] * 40 + [0.2] * 20 + [0.6] * 40, None),
+        ([0.2] * 80, None),
+        ([0.5] * 80, None),
+    ],
+)
+def test_a_collapse_begins_where_accuracy_stays_low(course, step):
+    found = study.onset(course)
+    assert found == step if step is None else abs(found - step) <= 5
+
+
+def test_a_teacher_of_the_horizon_kind_turns_within_its_solution():
+    """In style L up to a step, in style K from there on, and right to the end."""
+    rng, lesson = Random(0), Lesson(1, 1e-3, "full", turn=2)
+    deep = next(each for each in iter(lambda: sums.draw(rng), None) if len(each.terms) == 4)
+    text = text_of(pairs.written(deep, lesson, rng))
+    assert text.endswith(f"{ANSWER_MARKS['K']} {deep.answer}")
+    assert text.count(ENDS["L"]) == 2
+    assert text.count(ENDS["K"]) == 2
 
 
 def test_a_lesson_without_steps_leaves_the_ancestor_as_it_is(tmp_path):
