@@ -186,7 +186,8 @@ class Report:
 
     @property
     def moved(self) -> int:
-        return sum(len(cut.thresholds) for cut in self.cuts if cut.has_moved)
+        """Cut-offs that the family's own runs decide."""
+        return sum(len(cut.thresholds) for cut in self.cuts if cut.source == "own")
 
 
 def of(family: Family) -> Report:
@@ -236,7 +237,7 @@ def _strip(scale: Scale, cards: list[ControlCard], limits: Thresholds) -> Strip:
 
 def _cut_line(name: str, axis: _Axis, limits: Thresholds) -> CutLine:
     value, usual = getattr(limits, name), getattr(laboratory().thresholds, name)
-    return CutLine(name.replace("_", " "), value, axis.x(value), usual, axis.x(usual))
+    return CutLine(_words(name), value, axis.x(value), usual, axis.x(usual))
 
 
 def _lane(card: ControlCard, key: str, axis: _Axis, row: int) -> Lane:
@@ -283,7 +284,7 @@ class _Axis:
 def _cut_row(cut: Cut, own: Calibration, present: Calibration) -> CutRow:
     usual, limits = laboratory().thresholds, present.thresholds
     rows = [
-        Threshold(name, name.replace("_", " "), getattr(limits, name), getattr(usual, name))
+        Threshold(name, _words(name), getattr(limits, name), getattr(usual, name))
         for name in cut.thresholds
     ]
     if any(getattr(own.thresholds, name) != getattr(usual, name) for name in cut.thresholds):
@@ -318,6 +319,10 @@ def _why_not(cut: Cut, own: Calibration) -> str:
         f"They meet: {_named(cut.below)} reaches {_highest(below, cut):.3g}, and "
         f"{_named(cut.above)} starts at {_lowest(above, cut):.3g}."
     )
+
+
+def _words(threshold: str) -> str:
+    return threshold.replace("_", " ").replace("kl", "KL").replace("hand off", "hand-off")
 
 
 def _named(name: ControlName) -> str:
