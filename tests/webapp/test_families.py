@@ -197,12 +197,18 @@ def test_an_exported_calibration_can_be_imported(browse, member, project, family
 
 def test_a_pack_stands_in_only_where_own_runs_are_missing(family, member):
     fill(family)
-    raw = pack_of(tiny_kl=0.5, compatible_overlap=0.99).model_dump_json().encode()
+    raw = (
+        pack_of(tiny_kl=0.5, incompatible_overlap=0.9, compatible_overlap=0.99)
+        .model_dump_json()
+        .encode()
+    )
     families.import_pack(family, raw, file_name="pack.json", actor=member)
     found = family.calibration
     assert (found.name, found.family) == ("Qwen sums", "Qwen sums")
     assert found.controls["descendant"].runs == 3
     assert found.controls["reverse"] == laboratory().controls["reverse"]
+    # The two hold together, though the lower one came out as the laboratory's.
+    assert found.thresholds.incompatible_overlap == pytest.approx(0.5)
     assert found.thresholds.compatible_overlap == pytest.approx(0.7)
     assert found.thresholds.tiny_kl == 0.5
     families.remove_pack(family, actor=member)

@@ -20,7 +20,7 @@ from opdcore import calibration as calibrations
 from opdcore.contract.calibration import Calibration, ControlName
 from opdcore.contract.errors import BadInput
 from opdcore.contract.probe import Diagnosis
-from opdcore.controls import Finished, calibrated, control_of
+from opdcore.controls import _CUTS, Cut, Finished, calibrated, control_of
 from webapp.models import Event, Family, Pair, Project, Run, User
 from webapp.permissions import require
 from webapp.services import audit
@@ -169,11 +169,11 @@ def with_pack(own: Calibration, pack: Calibration | None) -> Calibration:
     """Its own controls, and the pack's where it has none; cut-offs that it moved, else the pack's."""
     if pack is None:
         return own
-    usual = calibrations.laboratory().thresholds
     moved = {
-        name: value
-        for name, value in own.thresholds.model_dump().items()
-        if value != getattr(usual, name)
+        name: getattr(own.thresholds, name)
+        for cut in _CUTS
+        if decides(cut, own)
+        for name in cut.thresholds
     }
     controls = {**pack.controls, **own.controls}
     return own.model_copy(
@@ -183,6 +183,12 @@ def with_pack(own: Calibration, pack: Calibration | None) -> Calibration:
             "thresholds": pack.thresholds.model_copy(update=moved),
         }
     )
+
+
+def decides(cut: Cut, own: Calibration) -> bool:
+    """Whether a family's own runs moved these cut-offs, all of which then hold together."""
+    usual = calibrations.laboratory().thresholds
+    return any(getattr(own.thresholds, name) != getattr(usual, name) for name in cut.thresholds)
 
 
 def _probed(run: Run, diagnosis: Diagnosis) -> ProbedRun:

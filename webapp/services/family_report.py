@@ -287,7 +287,7 @@ def _cut_row(cut: Cut, own: Calibration, present: Calibration) -> CutRow:
         Threshold(name, _words(name), getattr(limits, name), getattr(usual, name))
         for name in cut.thresholds
     ]
-    if any(getattr(own.thresholds, name) != getattr(usual, name) for name in cut.thresholds):
+    if families.decides(cut, own):
         return CutRow(rows, "own", _apart(cut, own))
     source = "laboratory" if all(one.value == one.usual for one in rows) else "pack"
     return CutRow(rows, source, _why_not(cut, own))
