@@ -68,21 +68,36 @@ def calibrated(family: str, finished: Iterable[Finished]) -> Calibration:
 
 def control_of(run: Finished) -> ControlName | None:
     """Which control a run is; None where its outcome says nothing certain."""
-    gap = run.measures.get("accuracy_gap")
-    better = gap is not None and gap.value is not None and gap.value > 0
-    match run.relation, run.outcome:
-        case _, "inconclusive" | "unmeasured" | "partial":
-            return None
-        case "identical", _:
-            return "identical"
-        case _, "success":
+    if run.relation == "identical":
+        return "identical"
+    match run.outcome:
+        case "success":
             return "descendant"
-        case "same_pipeline", "no_gain":
+        case "no_gain" | "regressed":
+            return _failed(run)
+        case "inconclusive" if run.relation == "same_pipeline" and not _is_better(run):
             return "same_pipeline"
-        case _, "regressed" if not better:
-            return "reverse"
         case _:
-            return "other_pattern" if better else "same_pipeline"
+            return None
+
+
+def _failed(run: Finished) -> ControlName:
+    """A higher score is no news where data and recipe are the same (2604.13016, 3.2)."""
+    if run.relation == "same_pipeline" and run.outcome == "no_gain":
+        return "same_pipeline"
+    if _is_better(run):
+        return "other_pattern"
+    return (
+        "reverse" if run.relation == "ancestor" or run.outcome == "regressed" else "same_pipeline"
+    )
+
+
+def _is_better(run: Finished) -> bool:
+    """Whether the teacher is certainly better than the student was."""
+    gap = run.measures.get("accuracy_gap")
+    if gap is None or gap.value is None:
+        return False
+    return (gap.value if gap.low is None else gap.low) > 0
 
 
 def _control(name: ControlName, runs: Sequence[Finished]) -> Control:
@@ -108,7 +123,7 @@ def _measure(key: str, runs: Sequence[Finished]) -> Measure | None:
 def _thresholds(controls: Mapping[ControlName, Control]) -> Thresholds:
     """The laboratory's, except where the family's own controls leave room between them."""
     moved: dict[str, float] = {}
-    for cut in _CUTS:
+    for cut in CUTS:
         edges = _edges(cut, controls)
         if edges is not None:
             values = cut.between(*edges)
@@ -148,7 +163,7 @@ def _mean_ratio(low: float, high: float) -> tuple[float]:
     return (math.sqrt(max(low, high / 1000) * high),)
 
 
-_CUTS = (
+CUTS = (
     Cut(
         ("incompatible_overlap", "compatible_overlap"),
         "other_pattern",

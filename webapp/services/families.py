@@ -20,7 +20,7 @@ from opdcore import calibration as calibrations
 from opdcore.contract.calibration import Calibration, ControlName
 from opdcore.contract.errors import BadInput
 from opdcore.contract.probe import Diagnosis
-from opdcore.controls import _CUTS, Cut, Finished, calibrated, control_of
+from opdcore.controls import CUTS, Cut, Finished, calibrated, control_of
 from webapp.models import Event, Family, Pair, Project, Run, User
 from webapp.permissions import require
 from webapp.services import audit
@@ -171,7 +171,7 @@ def with_pack(own: Calibration, pack: Calibration | None) -> Calibration:
         return own
     moved = {
         name: getattr(own.thresholds, name)
-        for cut in _CUTS
+        for cut in CUTS
         if decides(cut, own)
         for name in cut.thresholds
     }

@@ -12,7 +12,7 @@ from typing import NamedTuple, get_args
 from opdcore.calibration import laboratory
 from opdcore.contract.calibration import Calibration, Control, ControlName, Thresholds
 from opdcore.contract.probe import PROBE_METRICS, Measure
-from opdcore.controls import _CUTS, FEWEST_RUNS, Cut, calibrated
+from opdcore.controls import CUTS, FEWEST_RUNS, Cut, calibrated
 from webapp.models import Family
 from webapp.services import families
 from webapp.services.families import ProbedRun
@@ -143,7 +143,7 @@ class ControlCard:
     @property
     def still_needed(self) -> int:
         """Runs until it can move a cut-off; one shows what a control is that decides none."""
-        decides = any(self.name in (cut.below, cut.above) for cut in _CUTS)
+        decides = any(self.name in (cut.below, cut.above) for cut in CUTS)
         return max(0, (FEWEST_RUNS if decides else 1) - len(self.runs))
 
 
@@ -199,7 +199,7 @@ def of(family: Family) -> Report:
     return Report(
         controls=cards,
         strips=[_strip(scale, cards, present.thresholds) for scale in SCALES],
-        cuts=[_cut_row(cut, own, present) for cut in _CUTS],
+        cuts=[_cut_row(cut, own, present) for cut in CUTS],
         undecided=[one for one in probed if one.control is None],
         runs=len(probed),
     )
