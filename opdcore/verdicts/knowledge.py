@@ -25,6 +25,10 @@ _ROWS = (
     "student_accuracy",
     "teacher_accuracy",
 )
+_UNSETTLED = (
+    "Published teachers of that kind scored higher and taught nothing, but none could be built to "
+    "calibrate by; watch the first fifth of the run, or choose one that was trained further."
+)
 _HAND_OFFS = ("hand_off_25", "hand_off_50", "hand_off_75")
 
 
@@ -86,12 +90,16 @@ def _without_news(case: Case, nothing: list[str]) -> Verdict | None:
 def _same_pipeline(
     case: Case, signs: dict[str, Sign], new: list[str], nothing: list[str]
 ) -> Verdict:
-    """Same data and recipe: what it knows, the student could know; a higher score is no news."""
-    higher = signs["accuracy_gap"] == "new" or bool(new)
-    if higher or not nothing:
+    """Same data and recipe: what it knows, the student could know; a higher score is no news.
+
+    Where the score may be higher confidence is low: the papers' teachers taught nothing, and the
+    laboratory's taught the little that they had.
+    """
+    if new or not nothing:
         return _verdict(case, "low", "no_go" if nothing else "undecided")
     excluded = case.readings.excludes("descendant", *nothing)
-    return _verdict(case, case.confidence(1 + len(nothing), excluded=excluded), "no_go")
+    found = case.confidence(1 + len(nothing), excluded=excluded)
+    return _verdict(case, found if signs["accuracy_gap"] == "nothing" else "low", "no_go")
 
 
 def _signs(case: Case) -> dict[str, Sign]:
@@ -184,6 +192,8 @@ def _verdict(case: Case, confidence: Confidence, go: Go) -> Verdict:
         else "A cold start would not change that; choose a teacher that was trained further, or train "
         "by reward."
     )
+    if case.relation == "same_pipeline" and confidence == "low":
+        why = _UNSETTLED
     return case.verdict(
         "NO_NEW_KNOWLEDGE",
         confidence,

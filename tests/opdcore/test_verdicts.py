@@ -246,6 +246,9 @@ def test_a_teacher_of_the_same_pipeline_that_scores_higher_gets_low_confidence_a
     assert told(higher) == ("NO_NEW_KNOWLEDGE", "undecided", "low")
     assert told(silent) == ("NO_NEW_KNOWLEDGE", "no_go", "low")
     assert told(make_probe(NOTHING_NEW, relation="same_pipeline"))[2] == "high"
+    unsure = make_probe(NOTHING_NEW, relation="same_pipeline", accuracy_gap=around(0.07, 0.2))
+    assert told(unsure) == ("NO_NEW_KNOWLEDGE", "no_go", "low")
+    assert "none could be built" in judged(unsure).explanation
 
 
 def test_the_student_as_its_own_teacher_has_nothing_new():
