@@ -23,7 +23,7 @@ from opdcore.contract.positions import Positions
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Artifact, Comment
 from webapp.services import run_files, run_report
-from webapp.views.run_charts import GROUPS
+from webapp.views.run_charts import GROUPS, groups_of
 
 PARTS = (
     "",
@@ -131,10 +131,15 @@ def test_the_page_shows_what_the_database_knows(browse, member, run):
 
 
 def test_charts_show_metrics_of_the_table_with_a_name_for_each_line():
-    for chart in (chart for group in GROUPS for chart in group.charts):
+    for chart in (chart for group in groups_of(["cold_start"]) for chart in group.charts):
         keys = chart.keys.split(",")
         assert all(key in METRICS for key in keys), chart.label
         assert len(chart.names.split(",")) == len(keys), chart.label
+
+
+def test_a_cold_start_has_a_chart_of_its_own():
+    assert set(groups_of(["cold_start", "distill"])) - set(GROUPS) == {groups_of(["cold_start"])[1]}
+    assert groups_of(["distill"]) == GROUPS
 
 
 def test_series_count_what_is_not_finite(browse, viewer, run):

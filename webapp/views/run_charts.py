@@ -137,7 +137,19 @@ GROUPS = (
         ),
     ),
 )
+COLD_START = Group(
+    "Cold start",
+    "Responses that are never learned become likelier to the student: it takes on the manner of who "
+    "wrote them, not their words by heart.",
+    (Chart("Held-out responses", "held_out_nll", "before and after", unit="nat"),),
+)
 _CHARTED = {key for group in GROUPS for chart in group.charts for key in chart.keys.split(",")}
+
+
+def groups_of(stage_kinds: Iterable[str]) -> tuple[Group, ...]:
+    """The charts of a run with such stages: after what every run is judged by, what only some have."""
+    first, *others = GROUPS
+    return (first, COLD_START, *others) if "cold_start" in stage_kinds else GROUPS
 
 
 def uncharted(keys: Iterable[str]) -> list[Chart]:

@@ -17,7 +17,7 @@ from webapp.models import Run
 from webapp.permissions import allows
 from webapp.services import diagnosis_report, health, run_files, run_report, series, traces
 from webapp.services.run_report import Evaluations, Measured
-from webapp.views.run_charts import CURVE_KEYS, GROUPS, HEAT_KEYS, uncharted
+from webapp.views.run_charts import CURVE_KEYS, HEAT_KEYS, groups_of, uncharted
 from webapp.views.scope import visible
 
 NO_CONTENT = 204
@@ -29,7 +29,7 @@ def page(request: HttpRequest, public_id: str) -> HttpResponse:
     run = _run(request, public_id)
     context = _status(request, run) | _health(run) | _diagnosis(run)
     context |= {
-        "groups": GROUPS,
+        "groups": groups_of(span.kind for span in series.stages(run)),
         "heat_metrics": [
             {"key": key, "label": METRICS[key].label, "unit": METRICS[key].unit}
             for key in HEAT_KEYS
