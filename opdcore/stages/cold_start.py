@@ -70,6 +70,8 @@ def cold_start(
         if alarm := tuning.alarm():
             yield Line(Logged(level="warning", message=alarm), step)
         if step == stage.steps and work.evaluator is not None:
+            for payload in work.evaluator.teacher(work.teacher):
+                yield Line(payload, step)
             for payload in work.evaluator.student(work.student, stage_index=stage_index, step=step):
                 yield Line(payload, step)
         if step % stage.checkpoint_steps == 0 or step == stage.steps:

@@ -16,7 +16,7 @@ from opdcore.contract.probe import Relation
 from opdcore.contract.recipe import DistillStage
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.rendering import Rendering
-from webapp.models import Pair, PromptSet, Recipe, Run, User
+from webapp.models import Pair, PromptSet, Run, User
 from webapp.permissions import require
 from webapp.services import diagnoses, pairs, recipes, runs, usual_parts
 from webapp.services.pairs import TeacherChoice
@@ -139,7 +139,7 @@ def _launched(taught: dict[Kind, Pair], planned: ControlPlan, actor: User) -> It
                 actor=actor,
                 project=pair.project,
                 pair=pair,
-                recipe=_recipe(document, pair, actor),
+                recipe=recipes.equal_or_saved(document, project=pair.project, actor=actor),
                 train=planned.train,
                 held_out=planned.held_out,
                 name=f"{taught['known good'].name[:90]}: {kind} control {number + 1}",
@@ -218,13 +218,6 @@ def _last_distillation(pair: Pair) -> Run | None:
 def _beside(pair: Pair) -> PromptSet | None:
     named = usual_parts.beside(pair.project, pair).get("held_out", "")
     return PromptSet.objects.filter(public_id=named).first()
-
-
-def _recipe(document: RecipeDocument, pair: Pair, actor: User) -> Recipe:
-    same = Recipe.objects.filter(
-        project=pair.project, name=document.name, sha256=recipes.digest(document)
-    )
-    return same.first() or recipes.save(document, project=pair.project, actor=actor)
 
 
 def _most_tokens(stage: object) -> int:

@@ -119,7 +119,7 @@ def launch(pair: Pair, plan: Plan, *, actor: User) -> Run:
         actor=actor,
         project=pair.project,
         pair=pair,
-        recipe=_recipe(document_of(pair, plan), pair.project, actor),
+        recipe=recipes.equal_or_saved(document_of(pair, plan), project=pair.project, actor=actor),
         train=plan.prompt_set,
         name=f"{pair.name[:100]}: diagnosis",
     )
@@ -226,14 +226,6 @@ def weights_now(pair: Pair) -> str:
 def is_stale(row: PairDiagnosis, now: str) -> bool:
     """Whether a model's weights are others than those that were diagnosed."""
     return bool(row.weights and now and row.weights != now)
-
-
-def _recipe(document: RecipeDocument, project: Project, actor: User) -> Recipe:
-    """The version of the diagnosis recipe that is equal, whatever came after it; else a new one."""
-    same = Recipe.objects.filter(
-        project=project, name=document.name, sha256=recipes.digest(document)
-    )
-    return same.first() or recipes.save(document, project=project, actor=actor)
 
 
 def _weights(sides: Sequence[dict[str, Any]]) -> str:

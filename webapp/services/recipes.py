@@ -84,6 +84,12 @@ def preset_files() -> list[Path]:
     return sorted((settings.BASE_DIR / "recipes").glob("*.yaml"))
 
 
+def equal_or_saved(document: RecipeDocument, *, project: Project, actor: User) -> Recipe:
+    """The version of that name that is equal, whatever came after it; else a new one."""
+    same = Recipe.objects.filter(project=project, name=document.name, sha256=digest(document))
+    return same.first() or save(document, project=project, actor=actor)
+
+
 def digest(document: RecipeDocument) -> str:
     """SHA-256 of the document as compact JSON with sorted keys."""
     text = json.dumps(document.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
