@@ -22,10 +22,10 @@ import yaml
 
 import opdcore
 from benchmarks.records import ROOT, Row, Rows
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import AnyEvent
 from opdcore.contract.job import Job
 from opdcore.contract.positions import Positions
-from opdcore.contract.recipe import DistillStage
 from opdcore.lab import record
 from opdcore.monitor import Monitor
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
 from opdcore.contract.cold_start import ColdStartStage
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import BadInput, Cancelled, EngineFailure, Paused, StillroomError
 from opdcore.contract.events import (
     AnyEvent,
@@ -35,7 +36,7 @@ from opdcore.contract.events import (
 from opdcore.contract.job import Job
 from opdcore.contract.outcome import Outcome
 from opdcore.contract.probe import DiagnoseStage
-from opdcore.contract.recipe import DistillStage, Recipe, Stage
+from opdcore.contract.recipe import Recipe, Stage, TrainingStage
 from opdcore.device import describe, is_out_of_memory
 from opdcore.stages.cold_start import cold_start
 from opdcore.stages.diagnose import diagnose
@@ -156,7 +157,7 @@ def _started(job: Job) -> JobStarted:
 
 
 def _stage_started(stage: Stage, resume: Saved | None) -> StageStarted:
-    steps = stage.steps if isinstance(stage, DistillStage | ColdStartStage) else 0
+    steps = stage.steps if isinstance(stage, TrainingStage) else 0
     resumed = resume.step if resume else None
     return StageStarted(stage_kind=stage.kind, steps=steps, resumed_from_step=resumed)
 

@@ -6,7 +6,7 @@ import hashlib
 import random
 from functools import lru_cache
 
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.distill import DistillStage
 
 
 def draw(prompts: int, stage: DistillStage, *, seed: int, stage_index: int, step: int) -> list[int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
 from opdcore.batches import Batch, cut, response_hidden
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.distill import DistillStage
 from opdcore.losses import Objective
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout

@@ -15,9 +15,9 @@ import torch
 
 from opdcore import alignment as alignments
 from opdcore import warning_signs
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.metrics import POSITION_METRICS
 from opdcore.contract.positions import Positions
-from opdcore.contract.recipe import DistillStage
 from opdcore.passes import Passed
 from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout

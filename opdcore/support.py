@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from opdcore.contract.recipe import Support as SupportName
+from opdcore.contract.objective import Support as SupportName
 
 # A block's maximum is cheap, so wide rows are first narrowed to the k blocks that can hold the top
 # k; on a CPU this is three to four times faster than topk from here upwards, and slower below.

@@ -19,8 +19,8 @@ from opdcore import alignment as alignments
 from opdcore import traces
 from opdcore.alignment import Alignment
 from opdcore.batches import Batch, cut, response_hidden, spans
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import ArtifactWritten, Payload, TraceWritten
-from opdcore.contract.recipe import DistillStage
 from opdcore.files import hash_file
 from opdcore.observation import observe
 from opdcore.passes import Passed

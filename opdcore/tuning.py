@@ -12,9 +12,8 @@ import torch
 
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
-from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.errors import EngineFailure
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.recipe import TrainingStage
 from opdcore.gauges import WatchedWeights
 from opdcore.models import adapters
 from opdcore.models.network import Network
@@ -51,7 +50,7 @@ class Tuning:
     def __init__(
         self,
         network: Network,
-        stage: DistillStage | ColdStartStage,
+        stage: TrainingStage,
         *,
         seed: int,
         resume: Saved | None,
@@ -95,7 +94,7 @@ class Tuning:
             adapters.merge(self.network)
 
 
-def learning_rate(stage: DistillStage | ColdStartStage, step: int) -> float:
+def learning_rate(stage: TrainingStage, step: int) -> float:
     """Learning rate of a step counted from 1: linear warm-up, then the schedule towards 0."""
     peak = stage.peak_learning_rate
     if step <= stage.warmup_steps:

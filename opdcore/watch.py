@@ -10,6 +10,7 @@ from typing import Any
 
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import EngineFailure, Paused, StillroomError
 from opdcore.contract.events import (
     Evaluated,
@@ -17,7 +18,6 @@ from opdcore.contract.events import (
     Payload,
 )
 from opdcore.contract.positions import Positions
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict
 from opdcore.monitor import Monitor, is_failing
 from opdcore.workspace import Line, Workspace

@@ -17,13 +17,14 @@ import torch
 from opdcore import checkpoints, demonstrations, prompt_ids, token_maps, verifiers
 from opdcore import prompts as prompt_sets
 from opdcore.contract.cold_start import ColdStartStage
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
 from opdcore.contract.job import Job
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.recipe import DistillStage, Recipe, Stage
+from opdcore.contract.recipe import Recipe, Stage, TrainingStage
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
@@ -307,7 +308,7 @@ def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
 def _check_held_out(job: Job, evaluator: Evaluator, side: LoadedModel, field: str) -> None:
     rendered = side.renderer.render_many(evaluator.prompts)
     lengths = {row: len(one.ids) for row, one in enumerate(rendered)}
-    training = [s for s in job.recipe.stages if isinstance(s, DistillStage | ColdStartStage)]
+    training = [s for s in job.recipe.stages if isinstance(s, TrainingStage)]
     knobs = [stage.max_prompt_tokens for stage in training]
     check_context(
         lengths,

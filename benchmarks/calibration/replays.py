@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from opdcore import calibration, verdicts
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.positions import Positions
 from opdcore.contract.probe import Probe
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict
 from opdcore.monitor import Monitor, is_failing
 

@@ -20,10 +20,11 @@ from benchmarks.calibration import pairs
 from benchmarks.calibration.pairs import Made
 from benchmarks.calibration.triples import RELATIONS, Triple
 from benchmarks.records import ROOT
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import AnyEvent
 from opdcore.contract.job import Job
 from opdcore.contract.probe import DiagnoseStage
-from opdcore.contract.recipe import DistillStage, Stage
+from opdcore.contract.recipe import Stage
 
 KEPT = ROOT / "state" / "calibration"
 # Raise one when what it names changes: what was kept of it is then made anew.

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.programs import gauge, loss_inputs
 from opdcore import alignment
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.distill import DistillStage
 from opdcore.passes import objective_of
 from opdcore.projection import linear
 from opdcore.scoring import score

@@ -16,7 +16,7 @@ import torch
 import opdcore
 from benchmarks.programs import gauge
 from benchmarks.programs.ours_step import Knobs, job
-from opdcore.contract.recipe import Divergence
+from opdcore.contract.objective import Divergence
 from opdcore.optimizer import AdamW
 
 # By name of the divergence: our knobs. Those that this version's recipe does not know are left out.

@@ -11,15 +11,13 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from opdcore.contract.document import Document, knob
+from opdcore.contract.training import Schedule, TrainingKnobs
 
 Source = Literal["teacher", "demonstrations"]
-Tuning = Literal["full", "lora"]
-Precision = Literal["float32", "bfloat16"]
-Schedule = Literal["constant", "linear", "cosine"]
 
 
-class ColdStartStage(Document):
-    """Fine-tuning on the teacher's responses: brings the student to its manner before distillation."""
+class CollectionKnobs(Document):
+    """Which responses are learned, and how they come to be."""
 
     kind: Literal["cold_start"] = "cold_start"
     source: Source = knob(
@@ -94,12 +92,11 @@ class ColdStartStage(Document):
         help="Learn only responses that the verifier finds right. The paper that the cold start comes "
         "from does not filter by that.",
     )
-    tuning: Tuning = knob(
-        "full",
-        group="optimizer",
-        help="full: every weight is trained. lora: low-rank adapters on every linear map, merged into "
-        "the weights when the stage is over.",
-    )
+
+
+class ColdStartStage(TrainingKnobs, CollectionKnobs):
+    """Fine-tuning on the teacher's responses: brings the student to its manner before distillation."""
+
     learning_rate: float = knob(
         1e-5, group="optimizer", gt=0, le=1, help="Peak learning rate of AdamW under full tuning."
     )
@@ -110,17 +107,6 @@ class ColdStartStage(Document):
         le=1,
         level="advanced",
         help="Peak learning rate under lora, about ten times that of full tuning.",
-    )
-    lora_rank: int = knob(
-        32, group="optimizer", ge=1, le=1024, level="advanced", help="Rank of each adapter."
-    )
-    lora_alpha: float = knob(
-        64.0,
-        group="optimizer",
-        gt=0,
-        le=4096,
-        level="advanced",
-        help="An adapter's update is lora_alpha / lora_rank times the product of its two factors.",
     )
     warmup_steps: int = knob(
         3,
@@ -133,67 +119,8 @@ class ColdStartStage(Document):
     schedule: Schedule = knob(
         "cosine", group="optimizer", help="Course of the learning rate after the warm-up."
     )
-    weight_decay: float = knob(
-        0.01, group="optimizer", ge=0, le=1, level="advanced", help="AdamW's decoupled decay."
-    )
-    beta1: float = knob(
-        0.9, group="optimizer", ge=0, lt=1, level="advanced", help="AdamW's beta 1."
-    )
-    beta2: float = knob(
-        0.999, group="optimizer", ge=0, lt=1, level="advanced", help="AdamW's beta 2."
-    )
-    max_grad_norm: float = knob(
-        1.0,
-        group="optimizer",
-        gt=0,
-        le=1e6,
-        level="advanced",
-        help="The gradient is scaled down to this norm.",
-    )
-    precision: Precision = knob(
-        "float32",
-        group="optimizer",
-        level="advanced",
-        help="Precision in which layers are computed. With bfloat16, for GPUs, weights, gradients, "
-        "optimizer and losses stay float32.",
-    )
-    micro_batch_tokens: int = knob(
-        16_384,
-        group="optimizer",
-        ge=16,
-        le=16_777_216,
-        unit="tokens",
-        level="advanced",
-        help="Tokens, padding included, in one forward and backward pass. Memory, not the result, "
-        "depends on it.",
-    )
-    checkpoint_steps: int = knob(
-        20,
-        group="cadence",
-        ge=1,
-        le=1_000_000,
-        unit="steps",
-        help="Write a checkpoint to resume from every so many steps.",
-    )
-    keep_checkpoints: int = knob(
-        2,
-        group="cadence",
-        ge=1,
-        le=100,
-        unit="checkpoints",
-        level="advanced",
-        help="Resume states kept, newest first; a damaged newest falls back on the one before.",
-    )
-
-    @property
-    def peak_learning_rate(self) -> float:
-        """That of the kind of tuning chosen."""
-        return self.lora_learning_rate if self.tuning == "lora" else self.learning_rate
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps: {self.warmup_steps} is more than the {self.steps} steps; lower it"
-            )
+        self.refuse_long_warmup(self.steps)
         return self

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.probe import DiagnoseStage
-from opdcore.contract.recipe import DistillStage
 from opdcore.diagnosis.hand_off import SHARES
 
 FEWEST_PROMPTS = 8

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import Logged, Payload, Progress
 from opdcore.contract.probe import DiagnoseStage, Finding, Measure, Probe, Tier
-from opdcore.contract.recipe import DistillStage
 from opdcore.diagnosis import intervals, setup
 from opdcore.diagnosis.answers import STUDENT, TEACHER, Answers, PerPrompt, answer, graded
 from opdcore.diagnosis.budget import Budget, Cost, cost

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opdcore.contract.calibration import Calibration
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.probe import Diagnosis, Probe
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict
 from opdcore.verdicts import judge
 

@@ -13,12 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from opdcore import calibration, documents, prompts
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import BadInput
 from opdcore.contract.evaluation import Evaluation, Goal
 from opdcore.contract.job import Job, PromptFile
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.recipe import DistillStage, Recipe
+from opdcore.contract.recipe import Recipe
 from opdcore.contract.rendering import Rendering
 from opdcore.diagnosis.question import Question
 from opdcore.diagnosis.setup import Side

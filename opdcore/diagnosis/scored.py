@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
 from opdcore.batches import Batch, cut, response_hidden
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.metrics import POSITION_METRICS
 from opdcore.contract.positions import Positions
 from opdcore.contract.probe import PROBE_METRICS, DiagnoseStage
-from opdcore.contract.recipe import DistillStage
 from opdcore.diagnosis.answers import STUDENT, TEACHER, Answers, PerPrompt
 from opdcore.logits_chunks import rows_per_chunk
 from opdcore.models import LoadedModel

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from opdcore.contract.recipe import (
+from opdcore.contract.objective import (
     Divergence,
     Form,
     Normalisation,

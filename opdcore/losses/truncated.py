@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from opdcore.contract.recipe import Divergence
+from opdcore.contract.objective import Divergence
 
 Gathered = Float[Tensor, "N K"]
 Mask = Bool[Tensor, "N K"]

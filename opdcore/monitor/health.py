@@ -12,8 +12,8 @@ from typing import Any
 
 from opdcore.calibration import laboratory
 from opdcore.contract.calibration import Thresholds
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.positions import Positions
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import DURING, Evidence, Verdict
 from opdcore.monitor import failures, risks
 from opdcore.monitor.signs import Setting, Sign, told

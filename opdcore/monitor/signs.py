@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opdcore.contract.calibration import Thresholds
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.verdicts import Confidence
 
 

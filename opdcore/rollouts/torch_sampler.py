@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opdcore.contract.recipe import Precision
+from opdcore.contract.training import Precision
 from opdcore.models import LoadedModel
 from opdcore.rollouts.draws import draw
 from opdcore.rollouts.rollout import Rollout

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from opdcore.calibration import laboratory
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.probe import DiagnoseStage, Probe
-from opdcore.contract.recipe import DistillStage
 from opdcore.diagnosis.probe import measure
 from opdcore.diagnosis.question import Question
 from opdcore.workspace import Line, Workspace

@@ -18,8 +18,8 @@ import torch
 
 from opdcore import step_report, tracing
 from opdcore.checkpoints import Saved
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import Logged, metrics
-from opdcore.contract.recipe import DistillStage
 from opdcore.device import peak_memory_bytes
 from opdcore.evaluation import grade
 from opdcore.gauges import Clock

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opdcore.contract.calibration import ControlName, Thresholds
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.evaluation import Goal
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import BEFORE, Confidence, Evidence, Go, Verdict
 from opdcore.verdicts.readings import Readings
 

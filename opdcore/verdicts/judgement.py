@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from opdcore.contract.calibration import Calibration
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.probe import Probe
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Confidence, Verdict
 from opdcore.verdicts.case import UNGRADED, Case
 from opdcore.verdicts.horizon import horizon_risk

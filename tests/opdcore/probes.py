@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from opdcore.calibration import laboratory
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.positions import Positions
 from opdcore.contract.probe import Depth, Finding, Measure, Probe, Provenance
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict
 from opdcore.verdicts import judge
 

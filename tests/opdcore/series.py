@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.positions import Positions
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import Verdict
 from opdcore.monitor import Monitor
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.rendering import Rendering
 from opdcore.rendering import Renderer
 from opdcore.scoring import likelihood

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import BadInput
 from opdcore.contract.evaluation import Evaluation, Goal
 from opdcore.contract.events import EVENT, Metrics, decode, encode, metrics, shape
 from opdcore.contract.metrics import METRICS
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.recipe import DistillStage, EvaluateStage, Recipe
+from opdcore.contract.recipe import EvaluateStage, Recipe
 from opdcore.contract.verdicts import VERDICTS
 
 

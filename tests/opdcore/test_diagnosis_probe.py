@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.probe import PROBE_METRICS, Probe
-from opdcore.contract.recipe import DistillStage
 from opdcore.diagnosis.answers import TEACHER, answer
 from opdcore.diagnosis.probe import measure
 from opdcore.diagnosis.scored import likelihood, objective_of, score, style_mass

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.metrics import METRICS
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import DURING
 from opdcore.monitor import Monitor, is_failing
 from opdcore.monitor.health import DETECTORS, END_STEPS, START_STEPS

@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import experimental_uses
-from opdcore.contract.recipe import DistillStage, Divergence, Normalisation, SampledLoss, Support
+from opdcore.contract.objective import Divergence, Normalisation, SampledLoss, Support
 from tests.opdcore.naive import all_objectives, biased_objectives
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from opdcore.calibration import laboratory
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.evaluation import Goal
 from opdcore.contract.positions import Positions
 from opdcore.contract.probe import PROBE_METRICS, Finding, Probe
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.verdicts import BEFORE
 from opdcore.verdicts import judge
 from opdcore.verdicts.judgement import TESTS

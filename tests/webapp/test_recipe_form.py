@@ -2,8 +2,8 @@
 
 from django.http import QueryDict
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.evaluation import Evaluation, Goal
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.forms.knobs import KnobForm, bounds_of, knobs_of
 from webapp.forms.recipe import STAGES, RecipeForm

@@ -13,9 +13,9 @@ from django import forms
 from django.db.models import QuerySet
 from pydantic import ValidationError
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.evaluation import Evaluation
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.forms.knobs import field_of
 from webapp.models import Device, Pair, Project, PromptSet, Recipe, Run

@@ -11,9 +11,9 @@ from typing import Literal, get_args
 
 from django.db import transaction
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import BadInput
 from opdcore.contract.probe import Relation
-from opdcore.contract.recipe import DistillStage
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.rendering import Rendering
 from webapp.models import Pair, PromptSet, Run, User

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from opdcore.contract.recipe import DistillStage
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.estimate import Estimate, Plan, Throughput, assumed_throughput, estimate
 from opdcore.inspection import ModelCard
