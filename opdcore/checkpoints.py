@@ -38,7 +38,7 @@ FOLDER = "checkpoints"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-MONITOR = "monitor.json"
+FOLLOWED = "followed.json"
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Saved:
 
 def save(
     root: Path, model: nn.Module, optimizer: AdamW, *, stage_index: int,
-    step: int, recipe_sha256: str, monitor: Mapping[str, Any] | None = None,
+    step: int, recipe_sha256: str, followed: Mapping[str, Any] | None = None,
 ) -> tuple[Saved, Written]:  # fmt: skip
     """Writes the checkpoint after `step`; returns it with its manifest's hash and total size.
 
-    `monitor` is what the monitor goes on from, as JSON.
+    `followed` is what a stage has followed step by step and goes on from, as JSON.
     """
     folder = root / f"stage-{stage_index:02d}-step-{step:07d}"
     state = {"version": 1, "stage_index": stage_index, "step": step, "recipe_sha256": recipe_sha256}
@@ -66,8 +66,8 @@ def save(
             OPTIMIZER: write_tensors(aside / OPTIMIZER, _optimizer_tensors(model, optimizer)),
             STATE: write_bytes(aside / STATE, json.dumps(state).encode()),
         }
-        if monitor is not None:
-            files[MONITOR] = write_bytes(aside / MONITOR, json.dumps(monitor).encode())
+        if followed is not None:
+            files[FOLLOWED] = write_bytes(aside / FOLLOWED, json.dumps(followed).encode())
         manifest = write_manifest(aside, files)
     size = manifest.size_bytes + sum(written.size_bytes for written in files.values())
     return Saved(folder, stage_index, step), Written(manifest.sha256, size)
@@ -98,9 +98,9 @@ def newest(root: Path, *, recipe_sha256: str) -> Saved | None:
     return None
 
 
-def monitor(saved: Saved) -> dict[str, Any] | None:
-    """What the monitor goes on from; None where the checkpoint holds nothing of it."""
-    file = saved.folder / MONITOR
+def followed(saved: Saved) -> dict[str, Any] | None:
+    """What a stage goes on from besides weights and optimizer; None where it follows nothing."""
+    file = saved.folder / FOLLOWED
     if not file.exists():
         return None
     state: dict[str, Any] = json.loads(file.read_bytes())
@@ -155,13 +155,20 @@ def _bad_start(code: str, message: str) -> BadInput:
     return BadInput(code, message, remedy=remedy, field="start")
 
 
-def prune(root: Path, *, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints; returns what was removed."""
+def prune(root: Path, *, keep: int, spare: Path | None = None) -> list[Path]:
+    """Removes all but the newest `keep` checkpoints and one that is spared; returns what was removed."""
     folders = sorted(root.glob("stage-*-step-*"))
-    removed = folders[: max(0, len(folders) - keep)]
+    removed = [folder for folder in folders[: max(0, len(folders) - keep)] if folder != spare]
     for folder in removed:
         shutil.rmtree(folder)
     return removed
+
+
+def newest_until(root: Path, *, stage_index: int, step: int) -> Path | None:
+    """The folder of the stage's newest checkpoint that is no later than `step`; None without one."""
+    last = root / f"stage-{stage_index:02d}-step-{step:07d}"
+    folders = sorted(root.glob(f"stage-{stage_index:02d}-step-*"))
+    return max((folder for folder in folders if folder <= last), default=None)
 
 
 def save_output(target: Path, network: Network, source: Path) -> Written:

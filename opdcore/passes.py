@@ -16,6 +16,7 @@ from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
 from opdcore.batches import Batch, cut, response_hidden
 from opdcore.contract.distill import DistillStage
+from opdcore.horizon import Horizon
 from opdcore.losses import Objective
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout
@@ -51,25 +52,30 @@ def back_propagate(
     rows: Sequence[int],
     rollouts: Sequence[Rollout],
     *,
+    horizon: Horizon | None = None,
     traced: int = 0,
     k: int | None = None,
 ) -> Passed:
-    """Back-propagates the mean loss of the step's trained tokens, and that of its demonstrations.
+    """Back-propagates the weighted mean loss of the step's tokens, and that of its demonstrations.
 
-    Of the first `traced` rollouts both models' top tokens are taken on the way. Alignment is measured
-    on the top `k`, the stage's own unless another is given.
+    Tokens weigh as `horizon` says, the stage's at its start unless given. Of the first `traced`
+    rollouts both models' top tokens are taken on the way. Alignment is measured on the top `k`, the
+    stage's own unless another is given.
     """
     sides = [[work.prompt_ids[row][side] for row in rows] for side in (0, 1)]
     batches = list(cut(rollouts, sides, tokens=stage.micro_batch_tokens))
     masked = _masked_ids(stage, work.student)
-    kept = sum(int((~torch.isin(batch.sampled_ids, masked)).sum()) for batch in batches)
+    weights = [_weights(batch, masked, horizon or Horizon(stage)) for batch in batches]
+    pairs = list(zip(batches, weights, strict=True))
+    weight = sum(float(len(b.sampled_ids) if w is None else w.sum()) for b, w in pairs)
+    scale = 1 / weight if weight else 0.0
     collectors = [_collector(batch, traced, work.student.device) for batch in batches]
     scored = [
-        _score(stage, work, batch, masked, collector, scale=1 / max(1, kept), k=k or stage.k)
-        for batch, collector in zip(batches, collectors, strict=True)
+        _score(stage, work, batch, weighed, collector, scale=scale, k=k or stage.k)
+        for (batch, weighed), collector in zip(pairs, collectors, strict=True)
     ]
     positions = sum(one.positions for one in scored)
-    loss = sum(one.loss_sum for one in scored) / max(1, kept)
+    loss = sum(one.loss_sum for one in scored) * scale
     gold = _demonstrated(stage, work, rows) if stage.gold_sft_weight else None
     return Passed(
         loss=loss + stage.gold_sft_weight * (gold or 0.0),
@@ -98,7 +104,7 @@ def _score(
     stage: DistillStage,
     work: Workspace,
     batch: Batch,
-    masked: Tensor,
+    weights: Tensor | None,
     collector: TopCollector | None,
     *,
     scale: float,
@@ -126,9 +132,18 @@ def _score(
         temperature=stage.temperature,
         loss_scale=scale,
         initial=initial,
-        trained=(~torch.isin(batch.sampled_ids, masked)).to(device) if len(masked) else None,
+        weights=None if weights is None else weights.to(device),
         collector=collector,
     )
+
+
+def _weights(batch: Batch, masked: Tensor, horizon: Horizon) -> Tensor | None:
+    """How much each of the batch's tokens weighs in the loss; None where all weigh 1."""
+    weights = horizon.weights(batch.positions)
+    if not len(masked):
+        return weights
+    kept = (~torch.isin(batch.sampled_ids, masked)).float()
+    return kept if weights is None else kept * weights
 
 
 def _demonstrated(stage: DistillStage, work: Workspace, rows: Sequence[int]) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from opdcore import alignment as alignments
@@ -41,7 +41,7 @@ class Scored:
 
     `trained` counts the positions that the loss trains on; `initial_kl_sum` is KL(student || student
     at the run's start) summed over all positions, None where the objective has no use for it.
-    `losses` are the summands: 0 where a selection passes over a position, NaN where it is masked.
+    `losses` are the summands: 0 where a selection passes over a position, NaN where it weighs nothing.
     """
 
     loss_sum: float
@@ -54,10 +54,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """The sampled ids, which of them may be trained on (None: all), and where they begin."""
+    """The sampled ids, how much each weighs in the loss (None: all 1), and where they begin."""
 
     ids: Int[Tensor, "N"]
-    trained: Bool[Tensor, "N"] | None
+    weights: Float[Tensor, "N"] | None
     start: int = 0
 
     @property
@@ -65,8 +65,8 @@ class _Tokens:
         return slice(self.start, self.start + len(self.ids))
 
     def at(self, rows: slice) -> _Tokens:
-        trained = None if self.trained is None else self.trained[rows]
-        return _Tokens(self.ids[rows], trained, self.start + rows.start)
+        weights = None if self.weights is None else self.weights[rows]
+        return _Tokens(self.ids[rows], weights, self.start + rows.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     temperature: float,
     loss_scale: float,
     initial: Side | None = None,
-    trained: Bool[Tensor, "N"] | None = None,
+    weights: Float[Tensor, "N"] | None = None,
     collector: TopCollector | None = None,
     chunk_rows: int | None = None,
 ) -> Scored:
@@ -107,12 +107,12 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     Gradients land in the student's head and, through `student_hidden`, in the rest of the student.
     All sides are cut to the first `vocabulary` ids, which they share; `sampled_ids` lie below it.
     `k` is the metrics' support size, `objective.k` the loss's. `initial` is the student as it was at
-    the run's start, needed where the objective says so. Where `trained` is false, a position is
-    measured and has no part in the loss. `collector` takes both sides' top tokens on the way.
+    the run's start, needed where the objective says so. A position's loss counts by its weight; where
+    that is 0 it is measured and has no part in the loss. `collector` takes both sides' top tokens on the way.
     """
     sides = [Side(teacher_hidden, project_teacher), *([initial] if initial else [])]
     collected = torch.zeros_like(student_hidden)
-    tokens = _Tokens(sampled_ids, trained)
+    tokens = _Tokens(sampled_ids, weights)
     seen = _Pass(
         objective=objective,
         k=k,
@@ -240,22 +240,23 @@ def _score_block(logits: Tensor, others: list[Tensor], tokens: _Tokens, seen: _P
         seen.collector.take(comparison, tokens.ids, tokens.rows)
 
     part = chosen(comparison, objective)
-    if tokens.trained is not None:
-        part &= tokens.trained
-    scale = (part * seen.loss_scale)[:, None]
+    if tokens.weights is not None:
+        part &= tokens.weights > 0
+    weights = part if tokens.weights is None else part * tokens.weights
+    scale = (weights * seen.loss_scale)[:, None]
     start = _from_the_start(comparison, others[1:])
     target = _extrapolated(comparison, start, objective)
     losses = position_losses(
         target, tokens.ids, objective=objective, scale=scale, gradient=logits
     ) + _added(comparison, start, objective, scale, gradient=logits)
 
-    losses = losses.masked_fill(~part, 0.0)
+    losses = (losses * weights).masked_fill(~part, 0.0)
     seen.totals[0] += losses.sum(dtype=torch.float64)
     seen.totals[1] += part.sum()
     if start is not None:
         seen.totals[2] += start.reverse_kl.sum(dtype=torch.float64)
-    if tokens.trained is not None:
-        losses = losses.masked_fill(~tokens.trained, torch.nan)
+    if tokens.weights is not None:
+        losses = losses.masked_fill(tokens.weights == 0, torch.nan)
     seen.losses.append(losses)
 
 

@@ -22,6 +22,9 @@ from opdcore.contract.verdicts import Verdict
 from opdcore.monitor import Monitor, is_failing
 from opdcore.workspace import Line, Workspace
 
+# A collapse is called within so many steps of its onset (measured on the laboratory's).
+CALLED_WITHIN = 15
+
 
 class Watch:
     """Watches one stage, from its first step or from a checkpoint on."""
@@ -31,10 +34,12 @@ class Watch:
         own = work.job.calibration
         self.monitor = Monitor(stage, limits=own.thresholds if own else None)
         self._halted: list[str] = []
-        state = checkpoints.monitor(resume) if resume else None
+        self._failing_since: int | None = None
+        state = checkpoints.followed(resume) if resume else None
         if state is not None:
             self.monitor.restore(state["monitor"])
             self._halted = list(state["halted"])
+            self._failing_since = state["failing_since"]
         elif work.evaluator is not None and (before := work.evaluator.before()):
             self.monitor.accuracy(0, before.value, before.low, before.high)
 
@@ -47,7 +52,7 @@ class Watch:
         self, step: int, values: Mapping[str, float | None], positions: Positions
     ) -> Iterator[Line]:
         """Takes a step's numbers in; a line where the verdict changes."""
-        yield from _told(self.monitor.observe(step, values, positions), step)
+        yield from self._told(self.monitor.observe(step, values, positions), step)
 
     def evaluated(self, payload: Payload, step: int) -> Iterator[Line]:
         """Takes an evaluation of the student in; other payloads say nothing about its health."""
@@ -55,7 +60,14 @@ class Watch:
             value, low, high = (
                 payload.values[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
             )
-            yield from _told(self.monitor.accuracy(step, value, low, high), step)
+            yield from self._told(self.monitor.accuracy(step, value, low, high), step)
+
+    @property
+    def sound_until(self) -> int | None:
+        """The last step that was surely sound, where the run is failing; None where it is not."""
+        if self._failing_since is None:
+            return None
+        return max(0, self._failing_since - CALLED_WITHIN)
 
     def halts(self, step: int) -> bool:
         """Whether the run ends after this step because it is failing; says yes once for a code."""
@@ -85,9 +97,17 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"monitor": self.monitor.state(), "halted": self._halted}
+        return {
+            "monitor": self.monitor.state(),
+            "halted": self._halted,
+            "failing_since": self._failing_since,
+        }
 
-
-def _told(verdict: Verdict | None, step: int) -> Iterator[Line]:
-    if verdict is not None:
+    def _told(self, verdict: Verdict | None, step: int) -> Iterator[Line]:
+        if verdict is None:
+            return
+        if not is_failing(verdict):
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = step
         yield Line(Health(verdict=verdict), step)

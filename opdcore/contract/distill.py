@@ -7,10 +7,11 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from opdcore.contract.document import Document, knob
+from opdcore.contract.horizon import HorizonKnobs
 from opdcore.contract.objective import ObjectiveKnobs
 from opdcore.contract.training import Precision, TrainingKnobs
 
-OnFailing = Literal["continue", "pause", "stop"]
+OnFailing = Literal["continue", "pause", "stop", "rescue"]
 
 
 class LengthKnobs(Document):
@@ -73,7 +74,7 @@ class SamplingKnobs(Document):
     )
 
 
-class DistillStage(TrainingKnobs, SamplingKnobs, ObjectiveKnobs, LengthKnobs):
+class DistillStage(TrainingKnobs, HorizonKnobs, SamplingKnobs, ObjectiveKnobs, LengthKnobs):
     """On-policy distillation: the student writes, the teacher scores every token, the student learns."""
 
     position_chunk_tokens: int | None = knob(
@@ -118,7 +119,17 @@ class DistillStage(TrainingKnobs, SamplingKnobs, ObjectiveKnobs, LengthKnobs):
         "continue",
         group="cadence",
         help="What the run does once the monitor calls it failing: go on and say so, write a "
-        "checkpoint and pause, or write one and stop.",
+        "checkpoint and pause, write one and stop, or stop and let the application launch the "
+        "rescue that fits the verdict.",
+    )
+    rescues: int = knob(
+        1,
+        group="cadence",
+        ge=1,
+        le=10,
+        unit="rescues",
+        level="advanced",
+        help="For on_failing rescue: how many rescues may follow one another unattended.",
     )
 
     @model_validator(mode="after")

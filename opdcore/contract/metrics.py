@@ -69,6 +69,21 @@ METRICS: dict[str, Metric] = {
         None,
         "Share of generated tokens that are neither masked nor passed over by a selection.",
     ),
+    "response_cap_tokens": Metric(
+        "Response cap",
+        "rollouts",
+        "neither",
+        "tokens",
+        "Length at which rollouts are cut at this step; told under a length curriculum.",
+    ),
+    "trained_up_to_tokens": Metric(
+        "Trained up to",
+        "rollouts",
+        "neither",
+        "tokens",
+        "First position that is masked because overlap does not hold there; told where late chunks "
+        "are masked.",
+    ),
     "overlap_ratio": _alignment(
         "Overlap ratio",
         "up",

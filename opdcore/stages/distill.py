@@ -5,24 +5,26 @@ objective at every response position, and updates the weights. Simplifications, 
 
 - strictly on-policy: one update for each batch of rollouts, so no importance weights, no clipping;
 - one student and one teacher on one device, without dropout, their weights in float32;
-- every token trained on weighs the same: the loss is a sum over positions divided by their number in
-  the whole step, so how a step is cut into micro-batches changes nothing;
+- the loss is a sum over positions divided by their weight in the whole step, so how a step is cut into
+  micro-batches changes nothing;
 - everything random is seeded by (seed, stage, step), so a resumed run needs no generator's state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
-from opdcore import step_report, tracing
+from opdcore import checkpoints, step_report, tracing
 from opdcore.checkpoints import Saved
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import Logged, metrics
 from opdcore.device import peak_memory_bytes
 from opdcore.evaluation import grade
 from opdcore.gauges import Clock
+from opdcore.horizon import Horizon
 from opdcore.order import draw, seed_of
 from opdcore.passes import back_propagate
 from opdcore.rollouts import Rollout, Sampling, sample
@@ -40,24 +42,28 @@ def distill(
     seed = work.job.recipe.seed
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
-    watch = Watch(stage, work, resume=resume)
+    watch, horizon = Watch(stage, work, resume=resume), Horizon(stage)
+    if resume is not None and (state := checkpoints.followed(resume)):
+        horizon.restore(state["horizon"])
     yield from watch.restored(saved_step)
 
     for step in range(saved_step + 1, stage.steps + 1):
         if work.stop():
             if step - 1 > saved_step:
-                yield from saving.checkpoint(work, tuning, stage_index, step - 1, watch.state())
+                yield from saving.checkpoint(
+                    work, tuning, stage_index, step - 1, _followed(watch, horizon)
+                )
             raise work.cancelled()
         clock = Clock(work.student.device)
         rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
-        rollouts = _sample(stage, work, rows, seed_of(seed, stage_index, step))
+        rollouts = _sample(stage, work, rows, horizon.longest, seed_of(seed, stage_index, step))
         clock.lap("sample_seconds")
         grades = grade(work.verifier, work.student, rollouts, [work.train[row] for row in rows])
         clock.lap("grade_seconds")
 
         tuning.optimizer.forget_gradients()
         traced = tracing.size(stage, step)
-        passed = back_propagate(stage, work, rows, rollouts, traced=traced)
+        passed = back_propagate(stage, work, rows, rollouts, horizon=horizon, traced=traced)
         again = (
             tracing.read_again(stage, work, stage_index=stage_index, step=step) if traced else None
         )
@@ -73,10 +79,12 @@ def distill(
             "weights_changed_share": update.changed_share,
             "tokens_per_second": scored.tokens / clock.seconds["step_seconds"],
             "peak_memory_bytes": float(peak_memory_bytes(work.student.device)),
+            **horizon.told(),
         }
         yield Line(metrics(values), step)
         positions = step_report.positions(scored, stage)
         yield Line(positions, step)
+        horizon.observe(positions)
         if not update.made:
             raise update.refusal(passed.loss, step)
         if alarm := tuning.alarm():
@@ -89,19 +97,29 @@ def distill(
         yield from _evaluate(work, watch, stage_index, step)
         halts = watch.halts(step)
         if halts or step % stage.checkpoint_steps == 0 or step == stage.steps:
-            yield from saving.checkpoint(work, tuning, stage_index, step, watch.state())
+            kept = _followed(watch, horizon)
+            yield from saving.checkpoint(
+                work, tuning, stage_index, step, kept, sound_until=watch.sound_until
+            )
             saved_step = step
         if halts:
             raise watch.ending(step)
     tuning.finish()
 
 
-def _sample(stage: DistillStage, work: Workspace, rows: Sequence[int], seed: int) -> list[Rollout]:
+def _followed(watch: Watch, horizon: Horizon) -> dict[str, Any]:
+    """What a checkpoint keeps besides weights and optimizer."""
+    return watch.state() | {"horizon": horizon.state()}
+
+
+def _sample(
+    stage: DistillStage, work: Workspace, rows: Sequence[int], longest: int, seed: int
+) -> list[Rollout]:
     return sample(
         work.student,
         [work.prompt_ids[row][0] for row in rows],
         sampling=Sampling(
-            max_tokens=stage.max_response_tokens,
+            max_tokens=longest,
             temperature=stage.temperature,
             top_p=stage.sampling_top_p,
             vocabulary=work.vocabulary,

@@ -16,9 +16,14 @@ def checkpoint(
     tuning: Tuning,
     stage_index: int,
     step: int,
-    monitor: Mapping[str, Any] | None = None,
+    followed: Mapping[str, Any] | None = None,
+    *,
+    sound_until: int | None = None,
 ) -> Iterator[Line]:
-    """The checkpoint after a step; `monitor` is what a stage that is watched goes on from."""
+    """The checkpoint after a step; `followed` is what a stage follows step by step.
+
+    The newest one that is no later than `sound_until` is kept whatever its age, to roll back to.
+    """
     root = work.run_dir / checkpoints.FOLDER
     saved, written = checkpoints.save(
         root,
@@ -27,7 +32,7 @@ def checkpoint(
         stage_index=stage_index,
         step=step,
         recipe_sha256=checkpoints.recipe_sha256(work.job.recipe),
-        monitor=monitor,
+        followed=followed,
     )
     told = ArtifactWritten(
         artifact_kind="checkpoint",
@@ -36,5 +41,8 @@ def checkpoint(
         size_bytes=written.size_bytes,
     )
     yield Line(told, step)
-    for removed in checkpoints.prune(root, keep=tuning.stage.keep_checkpoints):
+    spare = None
+    if sound_until is not None:
+        spare = checkpoints.newest_until(root, stage_index=stage_index, step=sound_until)
+    for removed in checkpoints.prune(root, keep=tuning.stage.keep_checkpoints, spare=spare):
         yield Line(ArtifactDropped(key=f"{checkpoints.FOLDER}/{removed.name}"), step)

@@ -248,11 +248,28 @@ def test_chunks_hold_enough_rows_for_a_matrix_product_at_any_vocabulary():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [make_objective(), make_objective("full"), make_objective("sampled")],
+    ids=title,
+)
+def test_a_position_of_weight_two_counts_as_if_it_came_twice(objective):
+    weighed, twice = make_pair(), make_pair()
+    weights = 1.0 + (torch.arange(ROWS) % 2)
+    ours = run(weighed, objective=objective, weights=weights, chunk_rows=4)
+    rows = torch.arange(ROWS).repeat_interleave(weights.long())
+    twice.inputs, twice.ids = twice.inputs[rows], twice.ids[rows]
+    twice.teacher_hidden = twice.teacher_hidden[rows]
+    theirs = run(twice, objective=objective)
+    assert ours.loss_sum == pytest.approx(theirs.loss_sum, abs=1e-5)
+    torch.testing.assert_close(gradients(weighed), gradients(twice), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("objective", [make_objective(), make_objective("full")], ids=title)
 def test_a_masked_position_is_measured_and_has_no_influence(objective):
     masked, short = make_pair(), make_pair()
     trained = torch.arange(ROWS) % 3 != 0
-    ours = run(masked, objective=objective, trained=trained, chunk_rows=4)
+    ours = run(masked, objective=objective, weights=trained.float(), chunk_rows=4)
     short.inputs, short.ids = short.inputs[trained], short.ids[trained]
     short.teacher_hidden = short.teacher_hidden[trained]
     theirs = run(short, objective=objective)

@@ -23,6 +23,7 @@ GROUP_LABELS = {
     "length": "Length",
     "objective": "Objective",
     "sampling": "Sampling",
+    "horizon": "Horizon",
     "optimizer": "Optimizer",
     "cadence": "Cadence",
     "probe": "Probe",
