@@ -92,7 +92,8 @@ class Watch:
         return EngineFailure(
             "run.failing",
             f"Stopped after step {step}, since the run is failing: {code}. {why}",
-            remedy="Change the recipe as its health says; resume this run to go on in spite of it.",
+            remedy="Rescue it, or change the recipe as its health says; resume this run to go on in "
+            "spite of it.",
         )
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,245 @@
+"""Cures: for each verdict that training can answer, what the recipe does otherwise.
+
+A cure turns knobs of the draft and says what should be seen if it works. Figures without a source
+are our choice, tried on the laboratory's runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from opdcore.contract.cold_start import ColdStartStage
+from opdcore.contract.distill import DistillStage
+from opdcore.contract.rescue import History, Spot
+from opdcore.contract.verdicts import Verdict
+from opdcore.rescue.draft import Draft, Reason
+
+# A cold start's responses, against the rollouts that the distillation will take.
+COLD_SHARE = 0.1
+FEWEST_RESPONSES, MOST_RESPONSES = 48, 20_000
+RESPONSES_PER_STEP = 32
+FEWEST_STEPS = 24
+# Peak learning rates of supervised fine-tuning (2604.13016, Table 3), full and by adapters.
+COLD_RATE, COLD_LORA_RATE = 1e-5, 1e-4
+# A second cold start takes so many times as much as a first.
+AGAIN = 4
+# Stable-OPD (2604.08527) mixes in demonstrations and holds the student near its start.
+KL_WEIGHT, GOLD_WEIGHT = 0.1, 0.1
+# Steps by which a collapse begins before it is called.
+CALLED_WITHIN = 15
+USUAL_K = 16
+REWARD_CLAMP = 5.0
+FORWARD_WEIGHT = 0.5
+
+
+class Told(NamedTuple):
+    """What should be seen if a cure works, and why it may not."""
+
+    expected: str
+    cautions: tuple[str, ...] = ()
+
+
+Cure = Callable[[Draft, Verdict, History], Told]
+
+
+def start_cold(draft: Draft, verdict: Verdict, _history: History) -> Told:
+    """A short supervised stage on the teacher's responses, before the same distillation."""
+    again = any(isinstance(one, ColdStartStage) for one in draft.recipe.stages)
+    stage = cold_start(draft.stage, times=AGAIN if again else 1)
+    draft.insert(
+        stage,
+        Reason(
+            f"{stage.prompts} responses of the teacher bring the student to its manner first; it "
+            "begins at the weights before this run, since damage done early is not mended later.",
+            verdict.evidence,
+            "2604.13016, 5.1",
+        ),
+    )
+    cautions = ["A cold start brings no knowledge that the teacher lacks."]
+    if again:
+        cautions.append(
+            "This recipe has a cold start already, which was not enough; a larger one may not be "
+            "either."
+        )
+    return Told(
+        "Effective overlap is higher from the first step of the distillation on, and held-out "
+        "accuracy climbs.",
+        tuple(cautions),
+    )
+
+
+def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
+    """A cold start in proportion to a distillation."""
+    rollouts = stage.steps * stage.prompts_per_step * stage.rollouts_per_prompt
+    wanted = times * math.ceil(COLD_SHARE * rollouts)
+    responses = min(max(times * FEWEST_RESPONSES, wanted), MOST_RESPONSES)
+    steps = max(times * FEWEST_STEPS, math.ceil(responses / RESPONSES_PER_STEP))
+    return ColdStartStage(
+        prompts=responses,
+        held_out_prompts=min(64, responses // 4),
+        steps=steps,
+        responses_per_step=min(RESPONSES_PER_STEP, responses),
+        max_prompt_tokens=stage.max_prompt_tokens,
+        max_response_tokens=stage.max_response_tokens,
+        tuning=stage.tuning,
+        learning_rate=max(COLD_RATE, stage.learning_rate),
+        lora_learning_rate=max(COLD_LORA_RATE, stage.lora_learning_rate),
+        lora_rank=stage.lora_rank,
+        lora_alpha=stage.lora_alpha,
+        warmup_steps=math.ceil(0.05 * steps),
+        weight_decay=stage.weight_decay,
+        precision=stage.precision,
+        micro_batch_tokens=stage.micro_batch_tokens,
+    )
+
+
+def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """Learn from the tokens at which the teacher's signal still holds, and from no later ones."""
+    _roll_back(draft, verdict, history)
+    sound, stage = history.sound_tokens, draft.stage
+    cautions: tuple[str, ...] = ()
+    if sound is None:
+        sound = math.ceil((stage.loss_prefix_tokens or stage.max_response_tokens) / 2)
+        cautions = ("Where the signal fades was not measured, so half of the length is a guess.",)
+    draft.set(
+        "loss_prefix_tokens",
+        min(sound, stage.max_response_tokens),
+        Reason(
+            f"Up to token {sound} both sides still agree; later tokens would be taught by noise.",
+            verdict.evidence,
+            "2602.15260; 2604.13016, 6.1",
+        ),
+    )
+    return Told(
+        "Entropy of the last positions stays where it was, and overlap in the first ones goes on "
+        "rising.",
+        cautions,
+    )
+
+
+def steady(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """Hold the student near its start, with demonstrations where there are any (Stable-OPD)."""
+    _sound_objective(draft, verdict)
+    _roll_back(draft, verdict, history)
+    why = "It holds the student near its start, away from endless and repeating responses."
+    draft.set(
+        "initial_kl_weight",
+        max(KL_WEIGHT, 2 * draft.stage.initial_kl_weight),
+        Reason(why, verdict.evidence, "2604.08527"),
+    )
+    if history.demonstrations:
+        draft.set(
+            "gold_sft_weight",
+            max(GOLD_WEIGHT, 2 * draft.stage.gold_sft_weight),
+            Reason("Demonstrations keep responses that end.", verdict.evidence, "2604.08527"),
+        )
+    return Told("Truncation and repetition stay low, and response length stays where it was.")
+
+
+def normalise(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """A sound truncated objective, from before the mass was lost."""
+    _sound_objective(draft, verdict)
+    _roll_back(draft, verdict, history)
+    return Told("The student's probability on the common tokens rises and stays above 97 %.")
+
+
+def widen(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """More than one token of support."""
+    _roll_back(draft, verdict, history)
+    draft.set(
+        "k", USUAL_K, Reason("A single token's signal spikes.", verdict.evidence, "2604.13016, 6.3")
+    )
+    return Told("Overlap, entropy and the gradient's norm change smoothly.")
+
+
+def mask_special(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """Special tokens of the teacher are not learned."""
+    _roll_back(draft, verdict, history)
+    reason = Reason(
+        "The teacher's control tokens are no part of what should be learned.",
+        verdict.evidence,
+        "2605.11182",
+    )
+    draft.set("token_mask", "special", reason)
+    return Told("The share of control tokens goes back to what it was at the start.")
+
+
+def bound_reward(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """Rewards of a single token are cut, or the form that bounds them is used."""
+    _roll_back(draft, verdict, history)
+    reason = Reason(
+        "A few tokens of tens of nats dominate the reward.", verdict.evidence, "2606.17199"
+    )
+    if draft.stage.form == "sampled":
+        draft.set("reward_clamp", REWARD_CLAMP, reason)
+    draft.set("token_mask", "special", reason)
+    return Told("The largest rewards are no larger than the clamp, and the gradient is calm.")
+
+
+def keep_variety(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """Forward KL where the teacher itself is uncertain."""
+    _roll_back(draft, verdict, history)
+    if draft.stage.divergence == "forward":
+        return Told("", ("The objective covers the teacher's variety already.",))
+    reason = Reason(
+        "Where the teacher is uncertain, forward KL keeps the student from growing too certain.",
+        verdict.evidence,
+        "2603.07079",
+    )
+    weight = max(FORWARD_WEIGHT, 2 * draft.stage.high_entropy_forward_weight)
+    draft.set("high_entropy_forward_weight", weight, reason)
+    return Told("The student's entropy comes to the teacher's and no further down.")
+
+
+def _sound_objective(draft: Draft, verdict: Verdict) -> None:
+    why = Reason(
+        "A truncated loss without normalisation drives probability out of its support.",
+        verdict.evidence,
+        "2605.11182",
+    )
+    if draft.stage.normalisation == "unnormalised":
+        draft.set("normalisation", "stop_gradient", why)
+    if draft.stage.form == "top_k" and draft.stage.k < 4:
+        draft.set("k", USUAL_K, Reason("So small a support spikes.", (), "2604.13016, 6.3"))
+
+
+def _roll_back(draft: Draft, verdict: Verdict, history: History) -> None:
+    """Goes on from the newest checkpoint that was surely sound; where none is kept, begins again."""
+    if history.failing is None:
+        return
+    last = history.failing.step - CALLED_WITHIN
+    sound = [
+        spot
+        for spot in history.checkpoints
+        if spot.stage_index == draft.stage_index and 0 < spot.step <= last
+    ]
+    if not sound or draft.stage.tuning == "lora":
+        return
+    spot: Spot = max(sound, key=lambda one: one.step)
+    draft.start_from(
+        spot,
+        Reason(
+            f"It goes on from step {spot.step}, before the run failed, for the steps that were left.",
+            verdict.evidence,
+            "2604.08527",
+        ),
+    )
+
+
+CURES: dict[str, Cure] = {
+    "STUDENT_MALFORMED": start_cold,
+    "PATTERN_MISMATCH": start_cold,
+    "STALLED_MISMATCH": start_cold,
+    "HORIZON_RISK": shorten,
+    "DEPTH_COLLAPSE": shorten,
+    "AGREEMENT_TRAP": shorten,
+    "REPETITION_COLLAPSE": steady,
+    "BIASED_TOPK": normalise,
+    "BAD_OBJECTIVE": normalise,
+    "TOP1_INSTABILITY": widen,
+    "MODE_HACKING": mask_special,
+    "HEAVY_TAIL_REWARD": bound_reward,
+    "ENTROPY_COLLAPSE_RISK": keep_variety,
+}
