@@ -1,6 +1,7 @@
 """Responses to learn from: sampled from the teacher or taken from the prompts, and only sound ones kept.
 
-They lie in the run's folder, so that a run that goes on does not ask again. Filters are those of
+They lie in the run's folder, so that a run that goes on does not ask again, and what was sampled also
+where the job says, for other runs. Filters are those of
 2604.13016, 5.1: what was cut or repeats itself is dropped; correctness is a choice.
 """
 
@@ -19,6 +20,7 @@ from opdcore.contract.events import Progress
 from opdcore.evaluation import grade
 from opdcore.files import write_bytes
 from opdcore.order import probed, seed_of
+from opdcore.response_cache import ResponseCache
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.rollouts.rollout import repeats
 from opdcore.workspace import Workspace
@@ -61,7 +63,7 @@ def collect(
         seed=work.job.recipe.seed,
         stage_index=stage_index,
     )
-    found = _Found(stage, work)
+    found, source = _Found(stage, work), _Source(stage, work)
     retries = stage.retries if stage.source == "teacher" else 0
     for attempt in range(retries + 1):
         pending = [row for row in asked if row not in found.kept]
@@ -70,34 +72,47 @@ def collect(
             yield Progress(what="collecting responses", done=done, total=len(asked), unit="prompts")
             rows = pending[start : start + ASKED_AT_ONCE]
             seed = seed_of(work.job.recipe.seed, stage_index, attempt, start)
-            found.sift(rows, _written(stage, work, rows, seed))
+            found.sift(rows, source.written(rows, seed))
     collected = found.collected(asked)
     _write(file, collected)
     yield collected
 
 
-def _written(
-    stage: ColdStartStage, work: Workspace, rows: Sequence[int], seed: int
-) -> list[Rollout]:
-    """One response of the source to each row."""
-    if stage.source == "demonstrations":
-        longest = stage.max_response_tokens
-        return [
-            Rollout(row, ids[:longest], (0.0,) * min(len(ids), longest), len(ids) <= longest)
-            for row in rows
-            for ids in (work.demonstrations[row],)
-        ]
-    sampling = Sampling(
-        max_tokens=stage.max_response_tokens,
-        temperature=stage.temperature,
-        top_p=stage.sampling_top_p,
-        # The teacher may end by a token that the pair does not share.
-        vocabulary=work.teacher.card.vocabulary,
-        stop_ids=frozenset(work.teacher.renderer.stop_ids),
-    )
-    prompts = [work.prompt_ids[row][1] for row in rows]
-    generator = torch.Generator().manual_seed(seed)
-    return sample(work.teacher, prompts, sampling=sampling, generator=generator)
+class _Source:
+    """Whoever writes the responses: the prompts' own author, or the teacher."""
+
+    def __init__(self, stage: ColdStartStage, work: Workspace) -> None:
+        self.stage, self.work = stage, work
+        kept = work.job.response_cache if stage.source == "teacher" else None
+        folder = Path(kept) if kept else None
+        self.cache = ResponseCache(folder, work.teacher.folder, work.teacher.device)
+
+    def written(self, rows: Sequence[int], seed: int) -> list[Rollout]:
+        """One response to each row."""
+        if self.stage.source == "demonstrations":
+            return [self._demonstrated(row) for row in rows]
+        teacher = self.work.teacher
+        sampling = Sampling(
+            max_tokens=self.stage.max_response_tokens,
+            temperature=self.stage.temperature,
+            top_p=self.stage.sampling_top_p,
+            # The teacher may end by a token that the pair does not share.
+            vocabulary=teacher.card.vocabulary,
+            stop_ids=frozenset(teacher.renderer.stop_ids),
+        )
+        prompts = [self.work.prompt_ids[row][1] for row in rows]
+        generator = torch.Generator().manual_seed(seed)
+        return self.cache.recall(
+            prompts,
+            sampling,
+            seed,
+            lambda: sample(teacher, prompts, sampling=sampling, generator=generator),
+        )
+
+    def _demonstrated(self, row: int) -> Rollout:
+        ids, longest = self.work.demonstrations[row], self.stage.max_response_tokens
+        kept = tuple(ids[:longest])
+        return Rollout(row, kept, (0.0,) * len(kept), len(ids) <= longest)
 
 
 class _Found:

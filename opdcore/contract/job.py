@@ -118,6 +118,10 @@ class Job(Document):
     judge: JudgeEndpoint | None = Field(
         default=None, description="Whom the verifier judge asks; no other verifier needs it."
     )
+    response_cache: str | None = Field(
+        default=None,
+        description="Folder in which a model's responses are kept for other runs; null: nowhere.",
+    )
     lab_version: str | None = Field(
         default=None, description="Set where the pair is the laboratory's."
     )

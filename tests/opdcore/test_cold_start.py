@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import opdcore
@@ -125,6 +125,45 @@ def test_the_teacher_is_asked_again_where_it_was_cut(tmp_path):
         counts.append(len(collected(run)["responses"]))
     assert counts[1] >= counts[0]
     assert counts[1] > 0
+
+
+def test_a_second_run_finds_the_teachers_responses_and_learns_the_same(tmp_path):
+    pair, cache = make_pair(tmp_path), tmp_path / "cache"
+    stage = SMALL | {"temperature": 1.0, "sampling_top_p": 1.0, "retries": 6}
+    job = make_job(tmp_path, pair=pair, recipe=recipe_of(stage))
+    caching = job.model_copy(update={"response_cache": str(cache)})
+    events_of(job, tmp_path / "without")
+    events_of(caching, tmp_path / "first")
+    written = {file: file.read_bytes() for file in cache.iterdir()}
+    assert written
+    events_of(caching, tmp_path / "second")
+    runs = [collected(tmp_path / name) for name in ("without", "first", "second")]
+    assert runs[0] == runs[1] == runs[2]
+    assert {file: file.read_bytes() for file in cache.iterdir()} == written
+    # A block that is found is not sampled again: one without responses is not what was asked for.
+    for file in cache.iterdir():
+        file.write_text("[]")
+    with pytest.raises(ValueError, match="zip"):
+        events_of(caching, tmp_path / "third")
+
+
+def test_other_sampling_and_another_teacher_are_asked_anew(tmp_path):
+    pair, cache = make_pair(tmp_path), tmp_path / "cache"
+
+    def kept_by(**knobs) -> int:
+        recipe = recipe_of(SMALL | {"temperature": 1.0, "sampling_top_p": 1.0} | knobs)
+        job = make_job(tmp_path, pair=pair, recipe=recipe, response_cache=str(cache))
+        with suppress(EngineFailure):
+            events_of(job, tmp_path / f"run-{len(list(cache.glob('*')))}")
+        return len(list(cache.glob("*.json")))
+
+    assert kept_by() == 1
+    assert kept_by(temperature=0.9) == 2
+    weights = pair[1] / "model.safetensors"
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 0.01}, weights, metadata={"format": "pt"})
+    assert kept_by() == 3
 
 
 def test_without_a_sound_response_the_run_ends_with_a_remedy(tmp_path):

@@ -1,0 +1,79 @@
+"""Responses that were sampled before, by all that decides them: model, prompts, sampling and seed.
+
+What is found here is what sampling would give again, token for token, so a run is the same with it and
+without. It knows no stage and no filter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from opdcore.files import hash_file, write_bytes
+from opdcore.rollouts import Rollout, Sampling
+
+# The oldest blocks are dropped beyond this.
+MOST_BYTES = 2 << 30
+# Raise it when the sampler gives other responses for the same seed.
+VERSION = 1
+
+
+class ResponseCache:
+    """Blocks of responses of one model in a folder; without a folder it keeps nothing."""
+
+    def __init__(self, folder: Path | None, model: Path, device: torch.device) -> None:
+        self._folder = folder
+        self._whose = [VERSION, torch.__version__, device.type, *_weights(model)] if folder else []
+
+    def recall(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seed: int,
+        sample: Callable[[], list[Rollout]],
+    ) -> list[Rollout]:
+        """The block's responses, from the folder or sampled now and kept there."""
+        if self._folder is None:
+            return sample()
+        file = self._folder / f"{self._key(prompts, sampling, seed)}.json"
+        if file.exists():
+            file.touch()
+            return [_rollout(told) for told in json.loads(file.read_bytes())]
+        rollouts = sample()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(f".{os.getpid()}.part")
+        write_bytes(aside, json.dumps([asdict(one) for one in rollouts]).encode())
+        aside.rename(file)
+        _drop_oldest(self._folder)
+        return rollouts
+
+    def _key(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> str:
+        told = asdict(sampling) | {"stop_ids": sorted(sampling.stop_ids)}
+        decides = [self._whose, [list(ids) for ids in prompts], told, seed]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _rollout(told: dict[str, list[float]]) -> Rollout:
+    lists = {key: tuple(told[key]) for key in ("ids", "logprobs")}
+    return Rollout(**(told | lists))  # type: ignore[arg-type]
+
+
+def _weights(model: Path) -> list[str]:
+    """Hashes of the files that decide what a model says."""
+    files = [*sorted(model.glob("*.safetensors")), model / "config.json"]
+    return [hash_file(file).sha256 for file in files]
+
+
+def _drop_oldest(folder: Path) -> None:
+    blocks = sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime)
+    total = 0
+    for file in blocks:
+        total += file.stat().st_size
+        if total > MOST_BYTES:
+            file.unlink(missing_ok=True)
