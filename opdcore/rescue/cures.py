@@ -29,6 +29,8 @@ AGAIN = 4
 KL_WEIGHT, GOLD_WEIGHT = 0.1, 0.1
 # Steps by which a collapse begins before it is called.
 CALLED_WITHIN = 15
+# A collapse is a sign of too large steps too; our choice.
+SLOWER = 0.25
 USUAL_K = 16
 REWARD_CLAMP = 5.0
 FORWARD_WEIGHT = 0.5
@@ -98,6 +100,8 @@ def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
 def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
     """Learn from the tokens at which the teacher's signal still holds, and from no later ones."""
     _roll_back(draft, verdict, history)
+    if verdict.code == "DEPTH_COLLAPSE":
+        _slow_down(draft, verdict)
     sound, stage = history.sound_tokens, draft.stage
     cautions: tuple[str, ...] = ()
     if sound is None:
@@ -123,6 +127,7 @@ def steady(draft: Draft, verdict: Verdict, history: History) -> Told:
     """Hold the student near its start, with demonstrations where there are any (Stable-OPD)."""
     _sound_objective(draft, verdict)
     _roll_back(draft, verdict, history)
+    _slow_down(draft, verdict)
     why = "It holds the student near its start, away from endless and repeating responses."
     draft.set(
         "initial_kl_weight",
@@ -203,6 +208,20 @@ def _sound_objective(draft: Draft, verdict: Verdict) -> None:
         draft.set("normalisation", "stop_gradient", why)
     if draft.stage.form == "top_k" and draft.stage.k < 4:
         draft.set("k", USUAL_K, Reason("So small a support spikes.", (), "2604.13016, 6.3"))
+
+
+def _slow_down(draft: Draft, verdict: Verdict) -> None:
+    """Smaller updates, where they drove the student away."""
+    name = "lora_learning_rate" if draft.stage.tuning == "lora" else "learning_rate"
+    draft.set(
+        name,
+        SLOWER * draft.stage.peak_learning_rate,
+        Reason(
+            "Smaller updates leave the student time to follow: what is learned at such a pace from "
+            "noise is not unlearned.",
+            verdict.evidence,
+        ),
+    )
 
 
 def _roll_back(draft: Draft, verdict: Verdict, history: History) -> None:

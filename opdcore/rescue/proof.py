@@ -1,7 +1,8 @@
 """The proof: whether a rescue worked, by the outcome function and against the failing arm.
 
-A rescue counts where the child succeeds as any run does, and its student is better than its parent's
-(and than the control arm's, where one was run) on the same held-out prompts beyond chance.
+A rescue counts where parent and child together succeed as any run does, from the parent's first student
+to the child's last, and the child's student is better than its parent's (and than the control arm's,
+where one was run) on the same held-out prompts beyond chance.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ class Proof(Document):
 
     code: ProofCode = Field(description="What became of it.")
     explanation: str = Field(description="Why, in plain words.")
-    child: Outcome = Field(description="The child's own outcome.")
+    outcome: Outcome = Field(
+        description="From the parent's start to the child's end; the child's own where its parent "
+        "measured no start."
+    )
     against_parent: Outcome | None = Field(
         default=None, description="From the parent's end to the child's; null where not measured."
     )
@@ -33,6 +37,7 @@ class Proof(Document):
 def prove(
     child: Outcome,
     *,
+    before_scores: Scores = (),
     child_scores: Scores = (),
     parent_scores: Scores = (),
     control_scores: Scores = (),
@@ -40,9 +45,12 @@ def prove(
 ) -> Proof:
     """Judges a rescue by the child's outcome and the arms' per-prompt scores at their ends.
 
-    Scores are of the same held-out prompts in the same order (None where abstained); an arm without
-    any is left out of the comparison.
+    Scores are of the same held-out prompts in the same order (None where abstained): `before_scores` of
+    the parent's first student, the others of each arm's last. An arm without any is left out.
     """
+    outcome = child
+    if before_scores and child_scores:
+        outcome = judge(before_scores, child_scores, teacher_scores)
     arms = {
         name: judge(scores, child_scores, teacher_scores)
         for name, scores in (
@@ -51,15 +59,15 @@ def prove(
         )
         if scores and child_scores
     }
-    code, why = _judged(child, arms)
-    return Proof(code=code, explanation=why, child=child, **arms)
+    code, why = _judged(outcome, arms)
+    return Proof(code=code, explanation=why, outcome=outcome, **arms)
 
 
-def _judged(child: Outcome, arms: dict[str, Outcome]) -> tuple[ProofCode, str]:
-    if child.code in ("unmeasured", "inconclusive"):
-        return child.code, child.explanation
-    if child.code not in ("success", "partial"):
-        return "not_rescued", child.explanation
+def _judged(outcome: Outcome, arms: dict[str, Outcome]) -> tuple[ProofCode, str]:
+    if outcome.code in ("unmeasured", "inconclusive"):
+        return outcome.code, outcome.explanation
+    if outcome.code not in ("success", "partial"):
+        return "not_rescued", outcome.explanation
     unproven = [name for name, arm in arms.items() if arm.gain_low is None or arm.gain_low <= 0]
     if unproven:
         which = "the control arm's" if "against_control" in unproven else "its parent's"
@@ -67,4 +75,4 @@ def _judged(child: Outcome, arms: dict[str, Outcome]) -> tuple[ProofCode, str]:
         shown = arm.smallest_detectable_gain
         told = "" if shown is None else f"; this held-out set shows gains above {shown:.3f}"
         return "inconclusive", f"The student is not better than {which} beyond chance{told}."
-    return ("rescued" if child.code == "success" else "partly"), child.explanation
+    return ("rescued" if outcome.code == "success" else "partly"), outcome.explanation

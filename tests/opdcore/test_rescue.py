@@ -159,6 +159,19 @@ def test_a_rescue_is_proven_by_success_that_beats_every_other_arm():
     assert "the control arm's" in tied.explanation
 
 
+def test_a_child_that_goes_on_from_a_checkpoint_is_judged_from_its_parents_start():
+    from_checkpoint = judge(HIGH, HIGH, TEACHER)
+    assert from_checkpoint.code == "no_gain"
+    proof = prove(
+        from_checkpoint,
+        before_scores=BEFORE,
+        child_scores=HIGH,
+        parent_scores=LOW,
+        teacher_scores=TEACHER,
+    )
+    assert (proof.code, proof.outcome.recovery) == ("rescued", pytest.approx(0.9))
+
+
 def test_a_child_that_gains_half_as_much_is_partly_rescued_and_one_that_does_not_is_not():
     partly = judge(BEFORE, LOW, TEACHER)
     assert prove(partly, child_scores=LOW, parent_scores=BEFORE).code == "partly"
