@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import calibration, diagnosis, engine, main_job, objectives, records
+from benchmarks import calibration, diagnosis, engine, main_job, objectives, records, rescue
 
 BENCHMARKS = {
     "main-job": main_job,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "objectives": objectives,
     "diagnosis": diagnosis,
     "calibration": calibration,
+    "rescue": rescue,
 }
 
 

@@ -6,20 +6,16 @@ they keep is read by `python -m benchmarks calibration`.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from benchmarks.calibration.runs import KEPT, is_kept, measured, ran
 from benchmarks.calibration.study import described
 from benchmarks.calibration.triples import (
     FITTED_ON,
     SCORED_ON,
-    Triple,
     attempts,
     more_healthy,
     plan,
 )
+from benchmarks.claims import claimed
 
 TOLD = ("name", "severity", "outcome", "verdict", "go", "health", "cpu_seconds")
 
@@ -27,28 +23,14 @@ TOLD = ("name", "severity", "outcome", "verdict", "go", "health", "cpu_seconds")
 def main() -> None:
     """Makes what is left, and says a line for each triple."""
     for triple in (*plan(FITTED_ON), *plan(SCORED_ON), *attempts(SCORED_ON)):
-        with _claimed(triple) as mine:
+        with claimed(KEPT / "claims", triple.name) as mine:
             if mine and not is_kept(triple):
                 row = described(triple, measured(triple))
                 print("  ".join(f"{key} {row[key]}" for key in TOLD), flush=True)
     for triple in more_healthy(SCORED_ON):
-        with _claimed(triple) as mine:
+        with claimed(KEPT / "claims", triple.name) as mine:
             if mine and not is_kept(triple, probed=False):
                 print(f"name {triple.name}  outcome {ran(triple)['outcome']['code']}", flush=True)
-
-
-@contextmanager
-def _claimed(triple: Triple) -> Iterator[bool]:
-    """Whether this process has the triple to itself; the claim ends with the process at the latest."""
-    folder = KEPT / "claims"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / triple.name).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 if __name__ == "__main__":

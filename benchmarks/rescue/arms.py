@@ -1,0 +1,172 @@
+"""The arms of a case: the failing run to its end, its rescue, and fine-tuning alone.
+
+The failing run goes on after the monitor has called it failing, as the control arm; the rescue is
+planned from what was known when it was called. What is kept are measurements.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import opdcore
+from benchmarks.calibration import runs
+from benchmarks.calibration.runs import diagnose_stage
+from benchmarks.records import ROOT
+from benchmarks.rescue import pairs
+from benchmarks.rescue.cases import COLD_STARTED, Case
+from opdcore import evaluation
+from opdcore.contract.cold_start import ColdStartStage
+from opdcore.contract.events import AnyEvent
+from opdcore.contract.job import Job, StartCheckpoint
+from opdcore.contract.positions import Positions
+from opdcore.contract.recipe import Recipe
+from opdcore.contract.rescue import History, RescuePlan, Spot
+from opdcore.contract.verdicts import Verdict
+from opdcore.monitor import is_failing
+from opdcore.rescue import plan, sound_tokens
+
+KEPT = ROOT / "state" / "rescue"
+# Raise it when what is measured of a case changes: all of them are then made anew.
+VERSION = "arms-1"
+
+
+def file_of(case: Case) -> Path:
+    """Where a case's measurements are kept."""
+    return KEPT / VERSION / f"{case.name}.json"
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """A case's arms, from what was kept or made now."""
+    file = file_of(case)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(".part")
+        aside.write_text(json.dumps(_measure(case)), encoding="utf-8")
+        aside.rename(file)
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _measure(case: Case) -> dict[str, Any]:
+    began = time.process_time()
+    made = pairs.made(case, KEPT / "models-1" / case.name)
+    failing = runs.job(pairs.triple(case), made, (pairs.distill(case),))
+    # Some causes are knobs that only the laboratory offers.
+    failing = failing.model_copy(update={"lab_version": "1"})
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        told = {"parent": _run(failing, home / "parent")}
+        if told["parent"]["outcome"]["code"] != "success":
+            told |= _rescued(case, failing, told["parent"], home)
+    return {**told, "cpu_seconds": round(time.process_time() - began, 1)}
+
+
+def _rescued(case: Case, failing: Job, parent: dict[str, Any], home: Path) -> dict[str, Any]:
+    """The plan, and the arms that it leads to."""
+    verdict, history = _called(parent) or (_diagnosed(case, failing, home), History())
+    # Demonstrations would be an arm of their own: the laboratory's prompts have none.
+    planned = plan(verdict, failing.recipe, history.model_copy(update={"verifier": True}))
+    told: dict[str, Any] = {"plan": planned.model_dump(mode="json")}
+    if planned.recipe is None:
+        return told
+    child = failing.model_copy(update={"recipe": planned.recipe, "start": _start(planned, home)})
+    told["child"] = _run(child, home / "child")
+    if case.cause in COLD_STARTED and isinstance(planned.recipe.stages[0], ColdStartStage):
+        told["fine_tuned"] = _run(_fine_tuning(child), home / "fine-tuned")
+    return told
+
+
+def _fine_tuning(child: Job) -> Job:
+    """The rescue's own cold start on the same responses, for as many updates as both its stages."""
+    cold, distill = child.recipe.stages
+    longer = cold.model_copy(update={"steps": sum(child.recipe.steps_by_stage)})
+    assert distill.kind == "distill"
+    return child.model_copy(
+        update={"recipe": child.recipe.model_copy(update={"stages": (longer,)})}
+    )
+
+
+def _start(planned: RescuePlan, home: Path) -> StartCheckpoint | None:
+    if planned.start is None:
+        return None
+    name = f"stage-{planned.start.stage_index:02d}-step-{planned.start.step:07d}"
+    return StartCheckpoint(path=str(home / "parent" / "checkpoints" / name))
+
+
+def _called(parent: dict[str, Any]) -> tuple[Verdict, History] | None:
+    """What the monitor said first, and what was known then; None where it said nothing."""
+    found = next((said for said in parent["health"] if said["failing"]), None)
+    if found is None:
+        return None
+    positions = [Positions.model_validate(one) for one in parent["positions"]]
+    step = found["step"]
+    history = History(
+        failing=Spot(stage_index=0, step=step),
+        checkpoints=tuple(
+            Spot(stage_index=0, step=one) for one in parent["checkpoints"] if one <= step
+        ),
+        sound_tokens=sound_tokens(positions[0], positions[step - 1]),
+    )
+    return Verdict.model_validate(found["verdict"]), history
+
+
+def _diagnosed(case: Case, failing: Job, home: Path) -> Verdict:
+    """The verdict before the run, where the monitor was silent."""
+    stages = (diagnose_stage(pairs.triple(case)), *failing.recipe.stages)
+    recipe = Recipe.model_validate(
+        failing.recipe.model_dump() | {"stages": [one.model_dump() for one in stages]}
+    )
+    job = failing.model_copy(update={"recipe": recipe})
+    with closing(opdcore.run(job, home / "diagnosis")) as events:
+        return next(event.payload.verdict for event in events if event.kind == "diagnosis")
+
+
+def _run(job: Job, run_dir: Path) -> dict[str, Any]:
+    """A job to its end: outcome, scores by prompt, health, and what a history is made of."""
+    began = time.process_time()
+    told = _told(opdcore.run(job, run_dir))
+    scores = sorted((run_dir / evaluation.FOLDER).glob("student-*.json"))
+    files = {
+        "before": scores[0], "after": scores[-1],
+        "teacher": run_dir / evaluation.FOLDER / evaluation.TEACHER_FILE,
+    }  # fmt: skip
+    told["scores"] = {
+        name: json.loads(file.read_bytes())["accuracy"] for name, file in files.items()
+    }
+    return {**told, "cpu_seconds": round(time.process_time() - began, 1)}
+
+
+def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "health": [], "positions": [], "checkpoints": [], "accuracies": [], "tokens": 0.0
+    }  # fmt: skip
+    for event in events:
+        match event.kind:
+            case "health":
+                verdict = event.payload.verdict
+                told["health"].append(
+                    {
+                        "step": event.step,
+                        "failing": is_failing(verdict),
+                        "verdict": verdict.model_dump(mode="json"),
+                    }
+                )
+            case "positions":
+                told["positions"].append(event.payload.model_dump(mode="json"))
+            case "metrics":
+                told["tokens"] += event.payload.values.get("generated_tokens") or 0.0
+            case "evaluation":
+                if event.payload.role == "student":
+                    told["accuracies"].append([event.step, event.payload.values["accuracy"]])
+            case "artifact":
+                if event.payload.artifact_kind == "checkpoint":
+                    told["checkpoints"].append(event.step)
+            case "job_finished":
+                told["outcome"] = event.payload.outcome.model_dump(mode="json")
+    return told
