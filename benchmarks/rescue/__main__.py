@@ -1,4 +1,4 @@
-"""`python -m benchmarks.rescue [CAUSE ...]`: runs what of the study is not kept yet.
+"""`python -m benchmarks.rescue [FAMILY] [CAUSE ...]`: runs what of the study is not kept yet.
 
 Start it as often as there are cores: each process takes the next case that no other one has. What they
 keep is read by `python -m benchmarks rescue`.
@@ -7,10 +7,11 @@ keep is read by `python -m benchmarks rescue`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from benchmarks.claims import claimed
 from benchmarks.rescue.arms import KEPT, file_of, measured
-from benchmarks.rescue.cases import CAUSES, DRAWN, FAILING, Case, Cause, drawn
+from benchmarks.rescue.cases import CAUSES, DRAWN, FAILING, SCORED_ON, TRIED_ON, Case, drawn
 from benchmarks.rescue.study import described
 
 TOLD = ("name", "severity", "parent", "before", "teacher", "parent_after")
@@ -19,11 +20,13 @@ RESCUED = ("verdict", "called_at", "start", "child_after", "fine_tuned_after", "
 
 def main() -> None:
     """Goes through the causes in turn, so that a study cut short has some of each."""
-    causes = [cause for cause in CAUSES if cause in sys.argv[1:] or len(sys.argv) == 1]
-    cases = {cause: list(drawn(cause)) for cause in causes}
+    asked = set(sys.argv[1:])
+    family = TRIED_ON if TRIED_ON in asked else SCORED_ON
+    causes = [cause for cause in CAUSES if cause in asked or not asked - {family}]
+    cases = {cause: list(drawn(cause, family)) for cause in causes}
     for number in range(DRAWN):
         for cause in causes:
-            if not _enough(cause):
+            if not _enough(cases[cause]):
                 _make(cases[cause][number])
 
 
@@ -34,9 +37,9 @@ def _make(case: Case) -> None:
             print("  ".join(f"{key} {row.get(key)}" for key in (*TOLD, *RESCUED)), flush=True)
 
 
-def _enough(cause: Cause) -> bool:
+def _enough(cases: Sequence[Case]) -> bool:
     """Whether so many of a cause's cases that were run have failed."""
-    kept = [measured(case) for case in drawn(cause) if file_of(case).exists()]
+    kept = [measured(case) for case in cases if file_of(case).exists()]
     return sum("plan" in told for told in kept) >= FAILING
 
 

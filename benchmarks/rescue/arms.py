@@ -28,6 +28,7 @@ from opdcore.contract.positions import Positions
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.rescue import History, RescuePlan, Spot
 from opdcore.contract.verdicts import Verdict
+from opdcore.lab.record import LAB_VERSION
 from opdcore.monitor import is_failing
 from opdcore.rescue import plan, sound_tokens
 
@@ -58,7 +59,7 @@ def _measure(case: Case) -> dict[str, Any]:
     made = pairs.made(case, KEPT / "models-1" / case.name)
     failing = runs.job(pairs.triple(case), made, (pairs.distill(case),))
     # Some causes are knobs that only the laboratory offers.
-    failing = failing.model_copy(update={"lab_version": "1"})
+    failing = failing.model_copy(update={"lab_version": LAB_VERSION})
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         told = {"parent": _run(failing, home / "parent")}

@@ -25,7 +25,9 @@ CAUSES: dict[Cause, str] = {
 }
 # Those whose cure is a cold start, so that fine-tuning alone is an arm.
 COLD_STARTED: tuple[Cause, ...] = ("mismatch", "malformed")
-FAMILY: FamilyName = "cups"
+# Cures were tried on the one family and are scored on the other.
+TRIED_ON: FamilyName = "sums"
+SCORED_ON: FamilyName = "cups"
 SEEDS = range(5)
 # So many failing runs are wanted of each cause, among at most so many.
 FAILING, DRAWN = 8, 14
@@ -35,6 +37,7 @@ FAILING, DRAWN = 8, 14
 class Case:
     """A run to be made from a laboratory's seed; severity is in [0, 1)."""
 
+    family: FamilyName
     cause: Cause
     number: int
     seed: int
@@ -43,11 +46,11 @@ class Case:
     @property
     def name(self) -> str:
         """Stable name, of files too."""
-        return f"{self.cause}-{self.number:02d}"
+        return f"{self.family}-{self.cause}-{self.number:02d}"
 
 
-def drawn(cause: Cause) -> Iterator[Case]:
+def drawn(cause: Cause, family: FamilyName = SCORED_ON) -> Iterator[Case]:
     """A cause's cases, in the order in which they are tried."""
-    rng = Random(f"rescue {cause}")
+    rng = Random(f"rescue {family} {cause}")
     for number in range(DRAWN):
-        yield Case(cause, number, SEEDS[number % len(SEEDS)], rng.random())
+        yield Case(family, cause, number, SEEDS[number % len(SEEDS)], rng.random())

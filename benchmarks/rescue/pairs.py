@@ -11,7 +11,7 @@ import opdcore
 from benchmarks.calibration import pairs, runs
 from benchmarks.calibration.pairs import Made
 from benchmarks.calibration.triples import Kind, Triple
-from benchmarks.rescue.cases import FAMILY, Case
+from benchmarks.rescue.cases import Case
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
 
@@ -24,7 +24,7 @@ def triple(case: Case) -> Triple:
     kind = KINDS.get(case.cause, "learnable")
     # Not the milder half of what calibration draws, of which more succeed than fail.
     severity = 0.4 + 0.6 * case.severity if kind != "learnable" else 0.1
-    return Triple(FAMILY, kind, case.number, case.seed, severity)
+    return Triple(case.family, kind, case.number, case.seed, severity)
 
 
 def made(case: Case, folder: Path) -> Made:

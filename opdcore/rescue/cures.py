@@ -20,9 +20,10 @@ from opdcore.rescue.draft import Draft, Reason
 COLD_SHARE = 0.1
 FEWEST_RESPONSES, MOST_RESPONSES = 48, 20_000
 RESPONSES_PER_STEP = 32
-FEWEST_STEPS = 24
-# Peak learning rates of supervised fine-tuning (2604.13016, Table 3), full and by adapters.
-COLD_RATE, COLD_LORA_RATE = 1e-5, 1e-4
+FEWEST_STEPS, EPOCHS = 48, 2
+# Peak learning rates of supervised fine-tuning (2604.13016, Table 3), full and by adapters; and the
+# least, against that of the distillation.
+COLD_RATE, COLD_LORA_RATE, FASTER = 1e-5, 1e-4, 2
 # A second cold start takes so many times as much as a first.
 AGAIN = 4
 # Stable-OPD (2604.08527) mixes in demonstrations and holds the student near its start.
@@ -59,6 +60,7 @@ def start_cold(draft: Draft, verdict: Verdict, _history: History) -> Told:
             "2604.13016, 5.1",
         ),
     )
+    _keep_mass(draft, verdict)
     cautions = ["A cold start brings no knowledge that the teacher lacks."]
     if again:
         cautions.append(
@@ -77,7 +79,7 @@ def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
     rollouts = stage.steps * stage.prompts_per_step * stage.rollouts_per_prompt
     wanted = times * math.ceil(COLD_SHARE * rollouts)
     responses = min(max(times * FEWEST_RESPONSES, wanted), MOST_RESPONSES)
-    steps = max(times * FEWEST_STEPS, math.ceil(responses / RESPONSES_PER_STEP))
+    steps = max(times * FEWEST_STEPS, math.ceil(EPOCHS * responses / RESPONSES_PER_STEP))
     return ColdStartStage(
         prompts=responses,
         held_out_prompts=min(64, responses // 4),
@@ -86,8 +88,8 @@ def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
         max_prompt_tokens=stage.max_prompt_tokens,
         max_response_tokens=stage.max_response_tokens,
         tuning=stage.tuning,
-        learning_rate=max(COLD_RATE, stage.learning_rate),
-        lora_learning_rate=max(COLD_LORA_RATE, stage.lora_learning_rate),
+        learning_rate=max(COLD_RATE, FASTER * stage.learning_rate),
+        lora_learning_rate=max(COLD_LORA_RATE, FASTER * stage.lora_learning_rate),
         lora_rank=stage.lora_rank,
         lora_alpha=stage.lora_alpha,
         warmup_steps=math.ceil(0.05 * steps),
@@ -101,6 +103,7 @@ def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
     """Learn from the tokens at which the teacher's signal still holds, and from no later ones."""
     _roll_back(draft, verdict, history)
     if verdict.code == "DEPTH_COLLAPSE":
+        _keep_mass(draft, verdict)
         _slow_down(draft, verdict)
     sound, stage = history.sound_tokens, draft.stage
     cautions: tuple[str, ...] = ()
@@ -127,6 +130,7 @@ def steady(draft: Draft, verdict: Verdict, history: History) -> Told:
     """Hold the student near its start, with demonstrations where there are any (Stable-OPD)."""
     _sound_objective(draft, verdict)
     _roll_back(draft, verdict, history)
+    _keep_mass(draft, verdict)
     _slow_down(draft, verdict)
     why = "It holds the student near its start, away from endless and repeating responses."
     draft.set(
@@ -208,6 +212,32 @@ def _sound_objective(draft: Draft, verdict: Verdict) -> None:
         draft.set("normalisation", "stop_gradient", why)
     if draft.stage.form == "top_k" and draft.stage.k < 4:
         draft.set("k", USUAL_K, Reason("So small a support spikes.", (), "2604.13016, 6.3"))
+
+
+def _keep_mass(draft: Draft, verdict: Verdict) -> None:
+    """A truncated loss that pushes no probability out of its support.
+
+    The stop-gradient loss shifts the logits of a support of mass M together by -M (1 - M) times the mean
+    log-ratio of student to teacher: down, wherever the teacher prefers tokens that are not among the
+    student's. Renormalised on the support, the loss does not depend on M.
+    """
+    stage = draft.stage
+    if (stage.form, stage.divergence, stage.normalisation) != (
+        "top_k",
+        "reverse",
+        "stop_gradient",
+    ):
+        return
+    draft.set(
+        "normalisation",
+        "renormalised",
+        Reason(
+            "Where the teacher prefers tokens beyond the student's top k, the stop-gradient loss pushes "
+            "probability out to tokens that nothing is said about; renormalised, it does not.",
+            verdict.evidence,
+            "2605.11182",
+        ),
+    )
 
 
 def _slow_down(draft: Draft, verdict: Verdict) -> None:

@@ -55,9 +55,10 @@ def test_other_ways_of_thinking_are_answered_with_a_cold_start_from_the_runs_own
     old = recipe(max_response_tokens=128, tuning="lora")
     found = plan(verdict(code), old, failed_at(60, 20, 40))
     cold, distill = found.recipe.stages
-    assert (found.start, distill) == (None, old.stages[0])
+    assert found.start is None
+    assert distill == old.stages[0].model_copy(update={"normalisation": "renormalised"})
     assert isinstance(cold, ColdStartStage)
-    assert (cold.prompts, cold.steps, cold.max_response_tokens) == (640, 24, 128)
+    assert (cold.prompts, cold.steps, cold.max_response_tokens) == (640, 48, 128)
     assert (cold.tuning, cold.source) == ("lora", "teacher")
     assert found.changes[0].evidence[0].value == 7.0
 
