@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from opdcore.contract.errors import BadInput
+from opdcore.contract.errors import BadInput, EngineFailure
 from opdcore.contract.job import StartCheckpoint
 from opdcore.contract.recipe import Recipe
 from opdcore.files import (
@@ -35,6 +35,7 @@ from opdcore.models.network import Network
 from opdcore.optimizer import AdamW
 
 FOLDER = "checkpoints"
+STARTS = "starts"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
@@ -127,6 +128,25 @@ def restore_weights(folder: Path, model: nn.Module) -> None:
     tensors = load_file(folder / WEIGHTS)
     for name, target in _weights(model).items():
         target.copy_(tensors[name])
+
+
+def enter(root: Path, model: nn.Module, *, stage_index: int, resumed: bool) -> Path:
+    """The folder of the weights with which a stage is entered, written when it is; for every attempt.
+
+    Raises EngineFailure where a resumed stage's are gone: later weights are not what it began with.
+    """
+    folder = root / f"stage-{stage_index:02d}"
+    if intact(folder):
+        return folder
+    if resumed:
+        raise EngineFailure(
+            "run.start_lost",
+            f"{folder}, the weights with which the stage began, is gone or damaged.",
+            remedy="Start the run anew.",
+        )
+    with whole_folder(folder) as aside:
+        write_manifest(aside, {WEIGHTS: write_tensors(aside / WEIGHTS, _weights(model))})
+    return folder
 
 
 def start_from(start: StartCheckpoint, model: nn.Module) -> None:

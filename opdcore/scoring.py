@@ -40,7 +40,7 @@ class Scored:
     """The un-scaled loss summed over the positions, their number, and their alignment.
 
     `trained` counts the positions that the loss trains on; `initial_kl_sum` is KL(student || student
-    at the run's start) summed over all positions, None where the objective has no use for it.
+    at the stage's start) summed over all positions, None where the objective has no use for it.
     `losses` are the summands: 0 where a selection passes over a position, NaN where it weighs nothing.
     """
 
@@ -107,7 +107,7 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     Gradients land in the student's head and, through `student_hidden`, in the rest of the student.
     All sides are cut to the first `vocabulary` ids, which they share; `sampled_ids` lie below it.
     `k` is the metrics' support size, `objective.k` the loss's. `initial` is the student as it was at
-    the run's start, needed where the objective says so. A position's loss counts by its weight; where
+    the stage's start, needed where the objective says so. A position's loss counts by its weight; where
     that is 0 it is measured and has no part in the loss. `collector` takes both sides' top tokens on the way.
     """
     sides = [Side(teacher_hidden, project_teacher), *([initial] if initial else [])]
@@ -261,7 +261,7 @@ def _score_block(logits: Tensor, others: list[Tensor], tokens: _Tokens, seen: _P
 
 
 def _from_the_start(comparison: Comparison, initial: list[Tensor]) -> Comparison | None:
-    """Return the student against itself as it was at the run's start."""
+    """Return the student against itself as it was at the stage's start."""
     if not initial:
         return None
     fresh = Buffers.like(initial[0])
@@ -275,7 +275,7 @@ def _extrapolated(
 ) -> Comparison:
     """Return the student against the teacher, moved on by what it adds to the student's start.
 
-    log q' = log q + (lambda - 1) (log q - log r) up to a constant, r the student at the run's start
+    log q' = log q + (lambda - 1) (log q - log r) up to a constant, r the student at the stage's start
     (G-OPD, 2602.12125); lambda = 1 is the teacher itself.
     """
     if objective.extrapolation == 1.0 or start is None:

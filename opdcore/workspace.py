@@ -47,7 +47,7 @@ class Line(NamedTuple):
 class Workspace:
     """Everything that a stage works with; `evaluator` is None where nothing can be graded.
 
-    `initial` is the student as it was at the run's start, frozen; None where no stage needs it.
+    `initial` is the student as it was at the stage's start, frozen; None where no stage needs it.
     """
 
     job: Job

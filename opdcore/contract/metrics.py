@@ -43,7 +43,7 @@ METRICS: dict[str, Metric] = {
         "loss",
         "neither",
         "nat",
-        "KL(student || student at the run's start), full vocabulary; null where the recipe does not "
+        "KL(student || student at the stage's start), full vocabulary; null where the recipe does not "
         "compare with it.",
     ),
     "gold_nll": Metric(

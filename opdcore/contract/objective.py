@@ -125,7 +125,7 @@ class ObjectiveKnobs(Document):
         ge=0,
         le=100,
         level="advanced",
-        help="Weight of KL(student || student at the run's start), over the full vocabulary, which "
+        help="Weight of KL(student || student at the stage's start), over the full vocabulary, which "
         "holds the student near to what it was (2604.08527). Takes memory for a third model.",
     )
     gold_sft_weight: float = knob(
@@ -144,7 +144,7 @@ class ObjectiveKnobs(Document):
         le=2,
         level="experimental",
         help="Lambda of G-OPD (2602.12125): the student follows the teacher, moved on by lambda - 1 "
-        "times what it adds to the student at the run's start. 1: the teacher itself.",
+        "times what it adds to the student at the stage's start. 1: the teacher itself.",
     )
     token_mask: TokenMask = knob(
         "none",
@@ -182,7 +182,7 @@ class ObjectiveKnobs(Document):
 
     @property
     def needs_initial(self) -> bool:
-        """Whether the student as it was at the run's start takes part in the loss."""
+        """Whether the student as it was at the stage's start takes part in the loss."""
         return self.initial_kl_weight > 0 or self.extrapolation != 1
 
     @field_validator("form", "normalisation", "sampled_loss", mode="before")

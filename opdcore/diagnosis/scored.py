@@ -63,7 +63,7 @@ def score(
     stage: DiagnoseStage, work: Workspace, objective: DistillStage, answers: Answers
 ) -> Scores:
     """Student and teacher over the student's rollouts."""
-    # Before the first step the student is what it was at the run's start.
+    # Before the first step the student is what it was at the stage's start.
     work = replace(work, initial=work.initial or work.student)
     passed = back_propagate(objective, work, answers.rows, answers.rollouts, k=stage.k)
     norm = _drop_gradients(work.student.model)

@@ -201,3 +201,24 @@ def test_a_distillation_goes_on_from_what_the_cold_start_left(tmp_path):
 def test_more_warm_up_than_steps_is_refused():
     with pytest.raises(ValueError, match="warmup_steps: 9 is more than the 4 steps"):
         ColdStartStage.model_validate(SMALL | {"warmup_steps": 9})
+
+
+def test_after_a_cold_start_the_distillation_compares_with_what_that_left_behind(tmp_path):
+    distil = make_recipe(steps=4, initial_kl_weight=0.5).stages[0].model_dump()
+    recipe = recipe_of(SMALL | {"source": "demonstrations"}, distil)
+    job = make_job(tmp_path, recipe=recipe, rows=DEMONSTRATED)
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    events = by_kind(events_of(job, whole), "metrics")
+    assert [event.stage_index for event in events] == [0] * 4 + [1] * 4
+    # Before its first update a student is what it was at the stage's start.
+    assert events[4].payload.values["initial_kl"] == pytest.approx(0, abs=1e-6)
+    assert events[7].payload.values["initial_kl"] > 1e-4
+
+    running = opdcore.run(job, halted)
+    for event in running:
+        if event.kind == "artifact" and event.payload.key.endswith("stage-01-step-0000002"):
+            break
+    running.close()
+    events_of(job, halted)
+    one, other = (load_file(run / "output" / "model.safetensors") for run in (whole, halted))
+    assert all(torch.equal(one[name], other[name]) for name in one)
