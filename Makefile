@@ -4,10 +4,10 @@ PYTHON_ENVIRONMENT := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-all fmt lint types imports schema bench calibrate browser
+.PHONY: help setup demo test check test-all fmt lint types imports schema bench calibrate rescue-study browser
 
 help:  ## list these targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup:  ## make the environment (.venv) and find or install what the tests need
 	@scripts/setup all
@@ -49,6 +49,9 @@ bench:  ## measure, and write JSON with commit, machine, load and raw rows (make
 
 calibrate:  ## the calibration study: hours of CPU time; stop it and go on as you like
 	@$(PYTHON_ENVIRONMENT)/python -m benchmarks calibration
+
+rescue-study:  ## the rescue study: hours of CPU time; stop it and go on as you like
+	@$(PYTHON_ENVIRONMENT)/python -m benchmarks rescue
 
 browser:  ## the journeys in a real Chromium
 	@$(PYTHON_ENVIRONMENT)/pytest -m browser tests/browser
