@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import opdcore
@@ -34,7 +35,9 @@ from opdcore.rescue import plan, sound_tokens
 
 KEPT = ROOT / "state" / "rescue"
 # Raise it when what is measured of a case changes: all of them are then made anew.
-VERSION = "arms-1"
+VERSION = "arms-2"
+# Of so many the start's overlap is the mean.
+FIRST_STEPS = 3
 
 
 def file_of(case: Case) -> Path:
@@ -113,6 +116,9 @@ def _called(parent: dict[str, Any]) -> tuple[Verdict, History] | None:
             Spot(stage_index=0, step=one) for one in parent["checkpoints"] if one <= step
         ),
         sound_tokens=sound_tokens(positions[0], positions[step - 1]),
+        start_overlap=fmean(parent["overlap"][:FIRST_STEPS]),
+        best_accuracy=max(value for at, value in parent["accuracies"] if at <= step),
+        teacher_accuracy=fmean(one for one in parent["scores"]["teacher"] if one is not None),
     )
     return Verdict.model_validate(found["verdict"]), history
 
@@ -145,7 +151,7 @@ def _run(job: Job, run_dir: Path) -> dict[str, Any]:
 
 def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "health": [], "positions": [], "checkpoints": [], "accuracies": [], "tokens": 0.0
+        "health": [], "positions": [], "overlap": [], "checkpoints": [], "accuracies": [], "tokens": 0.0
     }  # fmt: skip
     for event in events:
         match event.kind:
@@ -161,6 +167,7 @@ def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
             case "positions":
                 told["positions"].append(event.payload.model_dump(mode="json"))
             case "metrics":
+                told["overlap"].append(event.payload.values.get("effective_overlap"))
                 told["tokens"] += event.payload.values.get("generated_tokens") or 0.0
             case "evaluation":
                 if event.payload.role == "student":

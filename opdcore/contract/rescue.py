@@ -41,6 +41,15 @@ class History(Document):
         ge=1,
         description="Response tokens up to which both sides still agreed; null where all do.",
     )
+    start_overlap: float | None = Field(
+        default=None, ge=0, le=1, description="Mean effective overlap of the first three steps."
+    )
+    best_accuracy: float | None = Field(
+        default=None, description="The student's highest held-out accuracy; null where unmeasured."
+    )
+    teacher_accuracy: float | None = Field(
+        default=None, description="The teacher's held-out accuracy; null where unmeasured."
+    )
     demonstrations: bool = Field(
         default=False, description="Whether the train prompts come with responses."
     )

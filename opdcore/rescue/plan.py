@@ -11,8 +11,13 @@ from opdcore.contract.recipe import Recipe
 from opdcore.contract.rescue import History, RescuePlan
 from opdcore.contract.verdicts import Verdict
 from opdcore.rescue import cures, offers
+from opdcore.rescue.cures import Cure
 from opdcore.rescue.draft import Draft
 
+# Effective overlap of the first steps below which both sides never agreed; our choice.
+APART = 0.6
+CLEARLY = 0.1
+COLLAPSES = ("DEPTH_COLLAPSE", "REPETITION_COLLAPSE", "MODE_HACKING")
 DOUBT = (
     "The verdict has low confidence, so the cause may be another; diagnose the pair with more prompts, "
     "or run the control arm beside the rescue."
@@ -21,7 +26,7 @@ DOUBT = (
 
 def plan(verdict: Verdict, recipe: Recipe, history: History) -> RescuePlan:
     """Answers a verdict; the plan has no recipe where training is not the cure."""
-    cure = cures.CURES.get(verdict.code)
+    cure = _cure(verdict, history)
     index = _stage_index(recipe, history)
     offered = offers.of(verdict, history)
     if cure is None or index is None:
@@ -40,6 +45,27 @@ def plan(verdict: Verdict, recipe: Recipe, history: History) -> RescuePlan:
         offers=offered,
         cautions=(*told.cautions, *_doubts(verdict)),
     )
+
+
+def _cure(verdict: Verdict, history: History) -> Cure | None:
+    """The code's own cure, unless the history says that the code is a consequence of something else.
+
+    A collapse follows where both sides never agreed; and a teacher that is better than the student
+    ever was does not lack what the student has, whatever the student unlearns.
+    """
+    apart = history.start_overlap is not None and history.start_overlap < APART
+    collapses = verdict.code in COLLAPSES or (verdict.code == "OVERWRITE" and _better(history))
+    if collapses and apart:
+        return cures.start_cold
+    if verdict.code == "OVERWRITE" and collapses:
+        return cures.steady
+    return cures.CURES.get(verdict.code)
+
+
+def _better(history: History) -> bool:
+    """Whether the teacher is clearly better than the student was at its best."""
+    teacher, best = history.teacher_accuracy, history.best_accuracy
+    return teacher is not None and best is not None and teacher - best > CLEARLY
 
 
 def _stage_index(recipe: Recipe, history: History) -> int | None:

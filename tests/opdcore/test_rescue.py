@@ -90,6 +90,27 @@ def test_a_collapse_goes_on_from_the_newest_checkpoint_that_was_surely_sound():
     assert (early.start, early.recipe.stages[0].steps) == (None, 100)
 
 
+@pytest.mark.parametrize("code", ["REPETITION_COLLAPSE", "DEPTH_COLLAPSE", "MODE_HACKING"])
+def test_a_collapse_of_two_sides_that_never_agreed_is_answered_with_a_cold_start(code):
+    agreed = plan(verdict(code), recipe(), failed_at(60, 20, start_overlap=0.8))
+    assert [stage.kind for stage in agreed.recipe.stages] == ["distill"]
+    apart = plan(verdict(code), recipe(), failed_at(60, 20, start_overlap=0.3))
+    assert [stage.kind for stage in apart.recipe.stages] == ["cold_start", "distill"]
+    assert apart.start is None
+
+
+def test_a_student_that_unlearns_what_its_teacher_has_is_rescued_and_else_keeps_its_checkpoint():
+    best = Spot(stage_index=0, step=20)
+    lacks = failed_at(60, 20, best=best, best_accuracy=0.9, teacher_accuracy=0.5)
+    found = plan(verdict("OVERWRITE"), recipe(), lacks)
+    assert found.recipe is None
+    assert found.offers[0].kind == "keep_checkpoint"
+    has = failed_at(60, 20, best_accuracy=0.4, teacher_accuracy=0.9, start_overlap=0.8)
+    assert plan(verdict("OVERWRITE"), recipe(), has).start == best
+    apart = has.model_copy(update={"start_overlap": 0.3})
+    assert plan(verdict("OVERWRITE"), recipe(), apart).recipe.stages[0].kind == "cold_start"
+
+
 def test_rolling_back_leaves_out_the_stages_that_were_done_before_the_checkpoint():
     old = recipe(ColdStartStage(steps=8))
     history = History(
