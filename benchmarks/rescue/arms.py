@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ from typing import Any
 import opdcore
 from benchmarks.calibration import runs
 from benchmarks.calibration.runs import diagnose_stage
+from benchmarks.calibration.triples import Triple
 from benchmarks.records import ROOT
 from benchmarks.rescue import pairs
 from benchmarks.rescue.cases import COLD_STARTED, Case
@@ -31,11 +32,11 @@ from opdcore.contract.rescue import History, RescuePlan, Spot
 from opdcore.contract.verdicts import Verdict
 from opdcore.lab.record import LAB_VERSION
 from opdcore.monitor import is_failing
-from opdcore.rescue import plan, sound_tokens
+from opdcore.rescue import parted_tokens, plan, sound_tokens
 
 KEPT = ROOT / "state" / "rescue"
 # Raise it when what is measured of a case changes: all of them are then made anew.
-VERSION = "arms-2"
+VERSION = "arms-3"
 # Of so many the start's overlap is the mean.
 FIRST_STEPS = 3
 
@@ -47,43 +48,52 @@ def file_of(case: Case) -> Path:
 
 def measured(case: Case) -> dict[str, Any]:
     """A case's arms, from what was kept or made now."""
-    file = file_of(case)
+    return kept(file_of(case), lambda: _measure(case))
+
+
+def kept(file: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file holds, measured first where there is none; whole or not at all."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
+        began, told = time.process_time(), measure()
+        told["cpu_seconds"] = round(time.process_time() - began, 1)
         aside = file.with_suffix(".part")
-        aside.write_text(json.dumps(_measure(case)), encoding="utf-8")
+        aside.write_text(json.dumps(told), encoding="utf-8")
         aside.rename(file)
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
 
 
 def _measure(case: Case) -> dict[str, Any]:
-    began = time.process_time()
     made = pairs.made(case, KEPT / "models-1" / case.name)
     failing = runs.job(pairs.triple(case), made, (pairs.distill(case),))
     # Some causes are knobs that only the laboratory offers.
     failing = failing.model_copy(update={"lab_version": LAB_VERSION})
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        told = {"parent": _run(failing, home / "parent")}
+        told = {"parent": run(failing, home / "parent")}
         if told["parent"]["outcome"]["code"] != "success":
             told |= _rescued(case, failing, told["parent"], home)
-    return {**told, "cpu_seconds": round(time.process_time() - began, 1)}
+    return told
 
 
 def _rescued(case: Case, failing: Job, parent: dict[str, Any], home: Path) -> dict[str, Any]:
     """The plan, and the arms that it leads to."""
-    verdict, history = _called(parent) or (_diagnosed(case, failing, home), History())
-    # Demonstrations would be an arm of their own: the laboratory's prompts have none.
-    planned = plan(verdict, failing.recipe, history.model_copy(update={"verifier": True}))
+    planned = planned_for(failing, parent, pairs.triple(case), home)
     told: dict[str, Any] = {"plan": planned.model_dump(mode="json")}
     if planned.recipe is None:
         return told
     child = failing.model_copy(update={"recipe": planned.recipe, "start": _start(planned, home)})
-    told["child"] = _run(child, home / "child")
+    told["child"] = run(child, home / "child")
     if case.cause in COLD_STARTED and isinstance(planned.recipe.stages[0], ColdStartStage):
-        told["fine_tuned"] = _run(_fine_tuning(child), home / "fine-tuned")
+        told["fine_tuned"] = run(_fine_tuning(child), home / "fine-tuned")
     return told
+
+
+def planned_for(job: Job, told: dict[str, Any], triple: Triple, home: Path) -> RescuePlan:
+    """The plan by what the monitor called a run first, or by a diagnosis where it was silent."""
+    verdict, history = _called(told) or (_diagnosed(triple, job, home), History(verifier=True))
+    return plan(verdict, job.recipe, history)
 
 
 def _fine_tuning(child: Job) -> Job:
@@ -111,11 +121,13 @@ def _called(parent: dict[str, Any]) -> tuple[Verdict, History] | None:
     positions = [Positions.model_validate(one) for one in parent["positions"]]
     step = found["step"]
     history = History(
+        verifier=True,
         failing=Spot(stage_index=0, step=step),
         checkpoints=tuple(
             Spot(stage_index=0, step=one) for one in parent["checkpoints"] if one <= step
         ),
         sound_tokens=sound_tokens(positions[0], positions[step - 1]),
+        parted_tokens=parted_tokens(positions[0]),
         start_overlap=fmean(parent["overlap"][:FIRST_STEPS]),
         best_accuracy=max(value for at, value in parent["accuracies"] if at <= step),
         teacher_accuracy=fmean(one for one in parent["scores"]["teacher"] if one is not None),
@@ -123,20 +135,19 @@ def _called(parent: dict[str, Any]) -> tuple[Verdict, History] | None:
     return Verdict.model_validate(found["verdict"]), history
 
 
-def _diagnosed(case: Case, failing: Job, home: Path) -> Verdict:
-    """The verdict before the run, where the monitor was silent."""
-    stages = (diagnose_stage(pairs.triple(case)), *failing.recipe.stages)
+def _diagnosed(triple: Triple, job: Job, home: Path) -> Verdict:
+    """The verdict before the run."""
+    stages = (diagnose_stage(triple), *job.recipe.stages)
     recipe = Recipe.model_validate(
-        failing.recipe.model_dump() | {"stages": [one.model_dump() for one in stages]}
+        job.recipe.model_dump() | {"stages": [one.model_dump() for one in stages]}
     )
-    job = failing.model_copy(update={"recipe": recipe})
-    with closing(opdcore.run(job, home / "diagnosis")) as events:
+    probed = job.model_copy(update={"recipe": recipe})
+    with closing(opdcore.run(probed, home / "diagnosis")) as events:
         return next(event.payload.verdict for event in events if event.kind == "diagnosis")
 
 
-def _run(job: Job, run_dir: Path) -> dict[str, Any]:
+def run(job: Job, run_dir: Path) -> dict[str, Any]:
     """A job to its end: outcome, scores by prompt, health, and what a history is made of."""
-    began = time.process_time()
     told = _told(opdcore.run(job, run_dir))
     scores = sorted((run_dir / evaluation.FOLDER).glob("student-*.json"))
     files = {
@@ -146,7 +157,7 @@ def _run(job: Job, run_dir: Path) -> dict[str, Any]:
     told["scores"] = {
         name: json.loads(file.read_bytes())["accuracy"] for name, file in files.items()
     }
-    return {**told, "cpu_seconds": round(time.process_time() - began, 1)}
+    return told
 
 
 def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:

@@ -38,19 +38,24 @@ def made(case: Case, folder: Path) -> Made:
     return replace(pair, student=garbled)
 
 
+def plain() -> DistillStage:
+    """The calibration's run, shorter; every checkpoint is kept."""
+    told = runs.distill_stage().model_dump() | {
+        "steps": STEPS, "evaluate_steps": STEPS // 2, "checkpoint_steps": 5, "keep_checkpoints": 100,
+        "trace_steps": STEPS, "trace_rollouts": 1,
+    }  # fmt: skip
+    return DistillStage.model_validate(told)
+
+
 def distill(case: Case) -> DistillStage:
-    """The calibration's run, shorter, with what the cause turns; every checkpoint is kept."""
+    """The plain run with what the cause turns."""
     u = case.severity
-    turned = {
+    turned: dict[str, dict[str, object]] = {
         "biased_top_k": {"normalisation": "unnormalised", "k": 4 + round(4 * u)},
         "endless": {"learning_rate": 3e-3 * 2**u},
         "large_steps": {"learning_rate": 2e-3 + 1e-3 * u},
-    }.get(case.cause, {})
-    told = runs.distill_stage().model_dump() | {
-        "steps": STEPS, "evaluate_steps": STEPS // 2, "checkpoint_steps": 5, "keep_checkpoints": 100,
-        "trace_steps": STEPS, "trace_rollouts": 1, **turned,
-    }  # fmt: skip
-    return DistillStage.model_validate(told)
+    }
+    return DistillStage.model_validate(plain().model_dump() | turned.get(case.cause, {}))
 
 
 def _garble(case: Case, pair: Made, folder: Path) -> None:
@@ -58,8 +63,8 @@ def _garble(case: Case, pair: Made, folder: Path) -> None:
     stage = ColdStartStage(
         prompts=96,
         held_out_prompts=8,
-        steps=12,
-        learning_rate=10 ** (-2 + 0.5 * case.severity),
+        steps=6,
+        learning_rate=0.005 * 2**case.severity,
         warmup_steps=0,
         schedule="constant",
         weight_decay=0.0,

@@ -41,6 +41,12 @@ class History(Document):
         ge=1,
         description="Response tokens up to which both sides still agreed; null where all do.",
     )
+    parted_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Response token at which both sides parted from the first step on, though they "
+        "agreed before it; null where they did not.",
+    )
     start_overlap: float | None = Field(
         default=None, ge=0, le=1, description="Mean effective overlap of the first three steps."
     )

@@ -102,10 +102,11 @@ def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
 def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
     """Learn from the tokens at which the teacher's signal still holds, and from no later ones."""
     _roll_back(draft, verdict, history)
-    if verdict.code == "DEPTH_COLLAPSE":
+    if history.failing is not None:
         _keep_mass(draft, verdict)
+    if verdict.code == "DEPTH_COLLAPSE" and history.parted_tokens is None:
         _slow_down(draft, verdict)
-    sound, stage = history.sound_tokens, draft.stage
+    sound, stage = history.parted_tokens or history.sound_tokens, draft.stage
     cautions: tuple[str, ...] = ()
     if sound is None:
         sound = math.ceil((stage.loss_prefix_tokens or stage.max_response_tokens) / 2)
@@ -284,6 +285,7 @@ CURES: dict[str, Cure] = {
     "HORIZON_RISK": shorten,
     "DEPTH_COLLAPSE": shorten,
     "AGREEMENT_TRAP": shorten,
+    "OVERWRITE": steady,
     "REPETITION_COLLAPSE": steady,
     "BIASED_TOPK": normalise,
     "BAD_OBJECTIVE": normalise,

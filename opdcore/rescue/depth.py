@@ -23,3 +23,9 @@ def sound_tokens(start: Positions, now: Positions) -> int | None:
         if after < LEAST or (before is not None and before - after > FALL):
             return now.edges[index]
     return None
+
+
+def parted_tokens(start: Positions) -> int | None:
+    """The response token at which two sides part that agree before it; None where they do not."""
+    first = start.reached(OVERLAP)[0]
+    return None if first is None or first < LEAST else sound_tokens(start, start)

@@ -17,7 +17,10 @@ from opdcore.rescue.draft import Draft
 # Effective overlap of the first steps below which both sides never agreed; our choice.
 APART = 0.6
 CLEARLY = 0.1
-COLLAPSES = ("DEPTH_COLLAPSE", "REPETITION_COLLAPSE", "MODE_HACKING")
+COLLAPSES = (
+    "STALLED_MISMATCH", "PATTERN_MISMATCH", "DEPTH_COLLAPSE", "REPETITION_COLLAPSE", "MODE_HACKING",
+    "OVERWRITE",
+)  # fmt: skip
 DOUBT = (
     "The verdict has low confidence, so the cause may be another; diagnose the pair with more prompts, "
     "or run the control arm beside the rescue."
@@ -50,15 +53,16 @@ def plan(verdict: Verdict, recipe: Recipe, history: History) -> RescuePlan:
 def _cure(verdict: Verdict, history: History) -> Cure | None:
     """The code's own cure, unless the history says that the code is a consequence of something else.
 
-    A collapse follows where both sides never agreed; and a teacher that is better than the student
-    ever was does not lack what the student has, whatever the student unlearns.
+    A collapse follows where both sides never agreed, or agreed up to a depth alone; and a teacher that
+    is better than the student ever was does not lack what the student has, whatever is unlearned.
     """
-    apart = history.start_overlap is not None and history.start_overlap < APART
-    collapses = verdict.code in COLLAPSES or (verdict.code == "OVERWRITE" and _better(history))
-    if collapses and apart:
-        return cures.start_cold
-    if verdict.code == "OVERWRITE" and collapses:
-        return cures.steady
+    if verdict.code == "OVERWRITE" and not _better(history):
+        return None
+    if verdict.code in COLLAPSES:
+        if history.parted_tokens is not None:
+            return cures.shorten
+        if history.start_overlap is not None and history.start_overlap < APART:
+            return cures.start_cold
     return cures.CURES.get(verdict.code)
 
 

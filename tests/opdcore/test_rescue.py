@@ -9,7 +9,7 @@ from opdcore.contract.positions import Positions
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.rescue import History, Spot
 from opdcore.contract.verdicts import VERDICTS, Evidence, Verdict
-from opdcore.rescue import plan, prove, sound_tokens
+from opdcore.rescue import parted_tokens, plan, prove, sound_tokens
 from opdcore.rescue.cures import CURES
 from opdcore.rescue.offers import OFFERED
 
@@ -40,7 +40,8 @@ def test_every_verdict_that_speaks_against_a_run_has_a_cure_or_an_offer():
 
 @pytest.mark.parametrize("code", sorted(CURES))
 def test_every_cure_gives_a_sound_recipe_whose_changes_say_why(code):
-    found = plan(verdict(code), recipe(k=2), failed_at(60, 20, 40))
+    history = failed_at(60, 20, 40, best_accuracy=0.2, teacher_accuracy=0.9)
+    found = plan(verdict(code), recipe(k=2), history)
     assert found.changes
     assert found.expected
     for change in found.changes:
@@ -154,6 +155,19 @@ def chunks(*overlap: float, positions=(90, 90, 90, 90)) -> Positions:
     return Positions(
         edges=(0, 10, 20, 30, 40), positions=positions, values={"effective_overlap": overlap}
     )
+
+
+def test_sides_part_where_they_agree_before_and_not_after():
+    assert parted_tokens(chunks(0.9, 0.8, 0.3, 0.2)) == 20
+    assert parted_tokens(chunks(0.9, 0.9, 0.8, 0.75)) is None
+    assert parted_tokens(chunks(0.4, 0.3, 0.3, 0.2)) is None
+
+
+@pytest.mark.parametrize("code", ["STALLED_MISMATCH", "REPETITION_COLLAPSE", "DEPTH_COLLAPSE"])
+def test_sides_that_part_at_a_depth_are_answered_with_a_shorter_horizon(code):
+    found = plan(verdict(code), recipe(), failed_at(20, parted_tokens=24, start_overlap=0.5))
+    (stage,) = found.recipe.stages
+    assert stage.loss_prefix_tokens == 24
 
 
 def test_overlap_ends_where_it_is_low_or_fell():
