@@ -37,11 +37,13 @@ from opdcore.contract.job import Job
 from opdcore.contract.outcome import Outcome
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.recipe import Recipe, Stage, TrainingStage
+from opdcore.contract.reinforce import ReinforceStage
 from opdcore.device import describe, is_out_of_memory
 from opdcore.stages.cold_start import cold_start
 from opdcore.stages.diagnose import diagnose
 from opdcore.stages.distill import distill
 from opdcore.stages.evaluate import evaluate
+from opdcore.stages.reinforce import reinforce
 from opdcore.workspace import Line, Stop, Workspace, only_diagnoses, pick_device, prepare
 
 OUTPUT = "output"
@@ -135,6 +137,8 @@ def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) 
         yield from distill(stage, work, stage_index=index, resume=resume)
     elif isinstance(stage, ColdStartStage):
         yield from cold_start(stage, work, stage_index=index, resume=resume)
+    elif isinstance(stage, ReinforceStage):
+        yield from reinforce(stage, work, stage_index=index, resume=resume)
     elif isinstance(stage, DiagnoseStage):
         yield from diagnose(stage, work, stage_index=index)
     else:

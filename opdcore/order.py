@@ -7,9 +7,17 @@ import random
 from functools import lru_cache
 
 from opdcore.contract.distill import DistillStage
+from opdcore.contract.reinforce import ReinforceStage
 
 
-def draw(prompts: int, stage: DistillStage, *, seed: int, stage_index: int, step: int) -> list[int]:
+def draw(
+    prompts: int,
+    stage: DistillStage | ReinforceStage,
+    *,
+    seed: int,
+    stage_index: int,
+    step: int,
+) -> list[int]:
     """Rows of the prompts of a step counted from 1, each `rollouts_per_prompt` times.
 
     Epochs are permutations; a step that crosses the end of one goes on in the next.

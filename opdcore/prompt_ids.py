@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from opdcore.contract.cold_start import ColdStartStage
-from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import Progress
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.prompt import Prompt
+from opdcore.contract.recipe import TrainingStage
 from opdcore.order import draw, probed
 from opdcore.rendering import Renderer
 
@@ -24,7 +24,7 @@ PromptIds = dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
 
 def drawn(
     prompts: int,
-    stage: DistillStage | ColdStartStage | DiagnoseStage,
+    stage: TrainingStage | DiagnoseStage,
     *,
     seed: int,
     stage_index: int,

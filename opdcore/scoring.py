@@ -157,22 +157,37 @@ def likelihood(
     Over all that the head can say, which is about `vocabulary` tokens, at temperature 1.
     dL/dz_j = p_j - [j = id].
     """
-    collected, total = torch.zeros_like(hidden), 0.0
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+
+    def gradient_of(logits: Tensor, rows: slice) -> Tensor:
+        chosen = ids[rows, None]
+        logprobs = logits.float().log_softmax(-1)
+        total.sub_(logprobs.gather(1, chosen).sum(dtype=torch.float64))
+        own = torch.full(chosen.shape, -loss_scale, device=hidden.device)
+        return logprobs.exp_().mul_(loss_scale).scatter_add_(1, chosen, own)
+
+    back_through_head(hidden, project, gradient_of, vocabulary=vocabulary)
+    return total.item()
+
+
+def back_through_head(
+    hidden: Float[Tensor, "N H"],
+    project: Project,
+    gradient_of: Callable[[Float[Tensor, "N W"], slice], Float[Tensor, "N W"]],
+    *,
+    vocabulary: int,
+) -> None:
+    """Back-propagate the gradient in the logits of each chunk of rows, which `gradient_of` gives."""
+    collected = torch.zeros_like(hidden)
     for rows in _slices(len(hidden), rows_per_chunk(vocabulary, hidden.device.type)):
         leaf = hidden[rows].detach().requires_grad_()
         logits = project(leaf)
         with torch.no_grad():
-            chosen = ids[rows, None]
-            logprobs = logits.float().log_softmax(-1)
-            total -= logprobs.gather(1, chosen).sum(dtype=torch.float64).item()
-            gradient = logprobs.exp_().mul_(loss_scale)
-            own = torch.full(chosen.shape, -loss_scale, device=hidden.device)
-            gradient.scatter_add_(1, chosen, own)
+            gradient = gradient_of(logits.detach(), rows)
         carry_back(logits, gradient.to(logits.dtype))
         collected[rows] = leaf.grad
     if hidden.requires_grad:
         carry_back(hidden, collected)
-    return total
 
 
 @torch.no_grad()

@@ -45,24 +45,33 @@ class ScoredStep:
 
 def scalars(step: ScoredStep, renderer: Renderer) -> dict[str, float | None]:
     """Metrics of the rollouts and their alignment, by key of the metric table."""
-    lengths = [len(rollout.ids) for rollout in step.rollouts]
-    graded = [grade.correct for grade in step.grades if grade.correct is not None]
-    texts = [renderer.decode(rollout.text_ids) for rollout in step.rollouts]
     sampled = torch.cat([batch.logprobs for batch in step.passed.batches])
     difference = (sampled - step.passed.alignment.student_logprob.cpu()).abs().mean().item()
     return {
         "loss": step.passed.loss,
+        "sampler_logprob_difference": difference,
+        **written(step.rollouts, step.grades, renderer),
+        **warning_signs.measure(step.rollouts, step.grades, step.passed, renderer),
+        **step.passed.parts,
+    } | alignments.summarise(step.passed.alignment)
+
+
+def written(
+    rollouts: Sequence[Rollout], grades: Sequence[Grade], renderer: Renderer
+) -> dict[str, float | None]:
+    """Metrics of what was written, whatever is learned from it."""
+    lengths = [len(rollout.ids) for rollout in rollouts]
+    graded = [grade.correct for grade in grades if grade.correct is not None]
+    texts = [renderer.decode(rollout.text_ids) for rollout in rollouts]
+    return {
         "rollout_accuracy": fmean(graded) if graded else None,
         "rollout_abstained_share": 1 - len(graded) / len(lengths),
         "response_tokens_mean": fmean(lengths),
         "response_tokens_max": float(max(lengths)),
-        "truncation_rate": fmean(not rollout.stopped for rollout in step.rollouts),
+        "truncation_rate": fmean(not rollout.stopped for rollout in rollouts),
         "repetition_rate": fmean(repeats(text) for text in texts),
-        "generated_tokens": float(step.tokens),
-        "sampler_logprob_difference": difference,
-        **warning_signs.measure(step.rollouts, step.grades, step.passed, renderer),
-        **step.passed.parts,
-    } | alignments.summarise(step.passed.alignment)
+        "generated_tokens": float(sum(lengths)),
+    }
 
 
 def position_edges(stage: DistillStage) -> tuple[int, ...]:

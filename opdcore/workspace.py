@@ -25,6 +25,7 @@ from opdcore.contract.job import Job
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import Recipe, Stage, TrainingStage
+from opdcore.contract.reinforce import ReinforceStage
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
@@ -86,6 +87,7 @@ def prepare(
     """Yields progress and, last, the workspace; `stack` closes what it opened."""
     _refuse_unheeded(job)
     _refuse_experiments(job)
+    _refuse_without_verifier(job)
     device = pick_device(job)
     train = prompt_sets.read(job.prompt_sets.train, field="prompt_sets.train")
     held_out_file = job.prompt_sets.held_out
@@ -179,6 +181,20 @@ def _refuse_experiments(job: Job) -> None:
             )
 
 
+def _refuse_without_verifier(job: Job) -> None:
+    """What learns from a verifier's verdicts alone has nothing to learn from without one."""
+    stages = enumerate(job.recipe.stages)
+    learning = [index for index, stage in stages if isinstance(stage, ReinforceStage)]
+    if learning and job.recipe.evaluation.verifier == "none":
+        raise BadInput(
+            "recipe.no_verifier",
+            f"Stage {learning[0] + 1} reinforces what a verifier finds right, and the recipe's "
+            "verifier is none.",
+            remedy="Choose a verifier that fits the prompts' answers, such as numeric or math.",
+            field="recipe.evaluation.verifier",
+        )
+
+
 def pick_device(job: Job) -> torch.device:
     """The train role's first device; where the job says nothing of it, CUDA if there is any."""
     resource = job.resources.get("train")
@@ -210,9 +226,11 @@ def _check_recipe(job: Job, vocabulary: int, network: Network) -> None:
         if isinstance(stage, DistillStage | DiagnoseStage):
             _check_k(stage.k, vocabulary, field=f"recipe.stages.{index}.k")
         if isinstance(stage, DistillStage):
-            _check_stage(stage, vocabulary, network, field=f"recipe.stages.{index}")
-        if isinstance(stage, ColdStartStage) and stage.tuning == "lora":
+            _check_support(stage, vocabulary, field=f"recipe.stages.{index}.k")
+        if isinstance(stage, TrainingStage) and stage.tuning == "lora":
             adapters.targets(network, field=f"recipe.stages.{index}.tuning")
+        if isinstance(stage, DistillStage | ReinforceStage):
+            _check_precision(stage, network, field=f"recipe.stages.{index}.sampling_precision")
 
 
 def _check_k(k: int, vocabulary: int, *, field: str) -> None:
@@ -225,23 +243,23 @@ def _check_k(k: int, vocabulary: int, *, field: str) -> None:
         )
 
 
-def _check_stage(stage: DistillStage, vocabulary: int, network: Network, *, field: str) -> None:
-    """What depends on the pair as well as on the knobs; `field` names the stage."""
+def _check_support(stage: DistillStage, vocabulary: int, *, field: str) -> None:
     if stage.form == "top_k" and stage.support == "symmetric_difference" and stage.k == vocabulary:
         raise BadInput(
             "recipe.k_leaves_nothing",
             f"With k {stage.k}, the whole vocabulary, the symmetric difference is always empty.",
             remedy="Lower k; 16 is usual.",
-            field=f"{field}.k",
+            field=field,
         )
-    if stage.tuning == "lora":
-        adapters.targets(network, field=f"{field}.tuning")
+
+
+def _check_precision(stage: DistillStage | ReinforceStage, network: Network, *, field: str) -> None:
     if getattr(torch, stage.sampling_precision) not in network.decodable:
         raise BadInput(
             "recipe.sampling_precision",
             f"{type(network.module).__name__} cannot be sampled in {stage.sampling_precision}.",
             remedy="Choose float32; Llama, Qwen2 and Qwen3 can do otherwise.",
-            field=f"{field}.sampling_precision",
+            field=field,
         )
 
 
@@ -252,7 +270,7 @@ def _render_train(
     stages = [
         (stage, prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index))
         for index, stage in enumerate(job.recipe.stages)
-        if isinstance(stage, DistillStage | ColdStartStage | DiagnoseStage)
+        if isinstance(stage, TrainingStage | DiagnoseStage)
     ]
     rows = sorted({row for _, drawn in stages for row in drawn})
     ids = yield from prompt_ids.render(
@@ -295,8 +313,8 @@ def _demonstrated_by(stage: Stage) -> str | None:
 
 def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
     """The student once more, as it is before any step; None where no stage compares with it."""
-    stages = [stage for stage in job.recipe.stages if isinstance(stage, DistillStage)]
-    if not any(stage.needs_initial for stage in stages):
+    writing = [s for s in job.recipe.stages if isinstance(s, DistillStage | ReinforceStage)]
+    if not any(stage.needs_initial for stage in writing):
         return None
     initial = load(job.student, device=device, field="student")
     if job.start is not None:

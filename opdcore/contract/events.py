@@ -21,7 +21,7 @@ from opdcore.contract.probe import Diagnosis
 from opdcore.contract.verdicts import Verdict
 
 Nonfinite = Literal["nan", "inf", "-inf"]
-StageKind = Literal["distill", "cold_start", "evaluate", "diagnose"]
+StageKind = Literal["distill", "cold_start", "reinforce", "evaluate", "diagnose"]
 ModelRole = Literal["student", "teacher"]
 FinalStatus = Literal["succeeded", "failed", "cancelled", "paused"]
 ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "log"]

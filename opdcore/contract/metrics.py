@@ -36,7 +36,7 @@ METRICS: dict[str, Metric] = {
         "nat",
         "Mean of the objective over the generated tokens that are trained on, with all that is "
         "added to it. With form sampled it is the surrogate whose gradient is followed, and its "
-        "value says little: look at the token reward.",
+        "value says little: look at the token reward, or in a reinforce stage at the mean reward.",
     ),
     "initial_kl": Metric(
         "KL to the start",
@@ -67,7 +67,24 @@ METRICS: dict[str, Metric] = {
         "loss",
         "neither",
         None,
-        "Share of generated tokens that are neither masked nor passed over by a selection.",
+        "Share of generated tokens that are neither masked nor passed over by a selection; in a "
+        "reinforce stage, those of rollouts whose prompt has a signal.",
+    ),
+    "reward_mean": Metric(
+        "Mean reward",
+        "reward",
+        "up",
+        None,
+        "Mean over the step's rollouts of what the verifier's verdict is worth to a reinforce stage: 1 "
+        "if right, 0 if wrong; null where every rollout is left out.",
+    ),
+    "zero_variance_groups": Metric(
+        "Prompts without a signal",
+        "reward",
+        "down",
+        None,
+        "Share of prompts whose rollouts were all right or all wrong, so that a reinforce stage learns "
+        "nothing from them.",
     ),
     "response_cap_tokens": Metric(
         "Response cap",

@@ -15,6 +15,7 @@ from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import Document
 from opdcore.contract.evaluation import Evaluation, Goal
 from opdcore.contract.probe import DiagnoseStage
+from opdcore.contract.reinforce import ReinforceStage
 
 
 class EvaluateStage(Document):
@@ -24,7 +25,7 @@ class EvaluateStage(Document):
 
 
 # Those that change the student's weights, step by step.
-TrainingStage = DistillStage | ColdStartStage
+TrainingStage = DistillStage | ColdStartStage | ReinforceStage
 Stage = Annotated[TrainingStage | EvaluateStage | DiagnoseStage, Field(discriminator="kind")]
 
 

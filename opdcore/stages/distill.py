@@ -12,10 +12,8 @@ objective at every response position, and updates the weights. Simplifications, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-import torch
 
 from opdcore import checkpoints, step_report, tracing
 from opdcore.checkpoints import Saved
@@ -27,8 +25,8 @@ from opdcore.gauges import Clock
 from opdcore.horizon import Horizon
 from opdcore.order import draw, seed_of
 from opdcore.passes import back_propagate
-from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.stages import saving
+from opdcore.stages.writing import write
 from opdcore.step_report import ScoredStep
 from opdcore.tuning import Tuning
 from opdcore.watch import Watch
@@ -57,7 +55,9 @@ def distill(
             raise work.cancelled()
         clock = Clock(work.student.device)
         rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
-        rollouts = _sample(stage, work, rows, horizon.longest, seed_of(seed, stage_index, step))
+        rollouts = write(
+            stage, work, rows, longest=horizon.longest, seed=seed_of(seed, stage_index, step)
+        )
         clock.lap("sample_seconds")
         grades = grade(work.verifier, work.student, rollouts, [work.train[row] for row in rows])
         clock.lap("grade_seconds")
@@ -125,24 +125,6 @@ def _anchor(stage: DistillStage, work: Workspace, stage_index: int, resume: Save
 def _followed(watch: Watch, horizon: Horizon) -> dict[str, Any]:
     """What a checkpoint keeps besides weights and optimizer."""
     return watch.state() | {"horizon": horizon.state()}
-
-
-def _sample(
-    stage: DistillStage, work: Workspace, rows: Sequence[int], longest: int, seed: int
-) -> list[Rollout]:
-    return sample(
-        work.student,
-        [work.prompt_ids[row][0] for row in rows],
-        sampling=Sampling(
-            max_tokens=longest,
-            temperature=stage.temperature,
-            top_p=stage.sampling_top_p,
-            vocabulary=work.vocabulary,
-            stop_ids=frozenset(work.student.renderer.stop_ids),
-            precision=stage.sampling_precision,
-        ),
-        generator=torch.Generator().manual_seed(seed),
-    )
 
 
 def _evaluate(work: Workspace, watch: Watch, stage_index: int, step: int) -> Iterator[Line]:

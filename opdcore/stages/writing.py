@@ -1,0 +1,30 @@
+"""The student's own responses to a step's prompts, by the knobs of sampling. It knows no objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from opdcore.contract.distill import SamplingKnobs
+from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.workspace import Workspace
+
+
+def write(
+    knobs: SamplingKnobs, work: Workspace, rows: Sequence[int], *, longest: int, seed: int
+) -> list[Rollout]:
+    """One rollout of each row, of at most `longest` tokens that the pair shares."""
+    return sample(
+        work.student,
+        [work.prompt_ids[row][0] for row in rows],
+        sampling=Sampling(
+            max_tokens=longest,
+            temperature=knobs.temperature,
+            top_p=knobs.sampling_top_p,
+            vocabulary=work.vocabulary,
+            stop_ids=frozenset(work.student.renderer.stop_ids),
+            precision=knobs.sampling_precision,
+        ),
+        generator=torch.Generator().manual_seed(seed),
+    )
