@@ -33,6 +33,8 @@ class Plan:
     train_rollouts_at_once: int  # rollouts of one forward and backward pass
     logits_rows_at_once: int  # positions whose logits are held at once
     sample_rollouts_at_once: int | None = None  # None: all rollouts of a step
+    sampled: bool = True  # whether the student writes what it learns
+    scored_by: int | None = None  # teachers that read every rollout; None: all
     weights_dtype: str = "float32"
     teacher_dtype: str = "float32"
     fp32_master: bool = False  # float32 copy of half-precision weights
@@ -144,8 +146,8 @@ def _memory(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> tu
         Row("teacher weights", sum(_weights(one, plan.teacher_dtype) for one in teachers)),
     ]
     sampling = [
-        Row("KV cache", _cache_bytes(student, plan)),
-        Row("sampling logits", 2 * _sampled_at_once(plan) * _logits_row(student)),
+        Row("KV cache", plan.sampled * _cache_bytes(student, plan)),
+        Row("sampling logits", plan.sampled * 2 * _sampled_at_once(plan) * _logits_row(student)),
     ]
     training = [
         Row("gradients", trained * (_FLOAT32_BYTES if plan.fp32_master else width)),
@@ -233,8 +235,9 @@ def _disk(student: ModelCard, plan: Plan) -> tuple[Row, ...]:
 def _time(teachers: int, plan: Plan, throughput: Throughput) -> tuple[Row, ...]:
     responses = plan.rollouts * plan.expected_response_tokens
     sequences = responses + plan.rollouts * plan.prompt_tokens
+    scored_by = teachers if plan.scored_by is None else plan.scored_by
     return (
-        Row("sampling", responses / throughput.sampled),
-        Row("teacher scoring", teachers * sequences / throughput.scored),
+        Row("sampling", plan.sampled * responses / throughput.sampled),
+        Row("teacher scoring", scored_by * sequences / throughput.scored),
         Row("training", sequences / throughput.trained),
     )

@@ -94,6 +94,7 @@ def prepare(
     held_out = (
         prompt_sets.read(held_out_file, field="prompt_sets.held_out") if held_out_file else ()
     )
+    _refuse_ungradable(job, train)
     yield Progress(what="loading the student", done=0, total=2, unit="models")
     student = load(job.student, device=device, field="student")
     if job.start is not None:
@@ -192,6 +193,21 @@ def _refuse_without_verifier(job: Job) -> None:
             "verifier is none.",
             remedy="Choose a verifier that fits the prompts' answers, such as numeric or math.",
             field="recipe.evaluation.verifier",
+        )
+
+
+def _refuse_ungradable(job: Job, train: tuple[Prompt, ...]) -> None:
+    """Prompts of which none says what is right teach a reinforce stage nothing."""
+    by_tests = job.recipe.evaluation.verifier == "unit_tests"
+    told = any(prompt.tests if by_tests else prompt.answer for prompt in train)
+    if not told and any(isinstance(stage, ReinforceStage) for stage in job.recipe.stages):
+        lacking = "tests" if by_tests else "answer"
+        raise BadInput(
+            "prompt_set.ungradable",
+            f"None of the {len(train)} train prompts has {lacking}, by which the verifier "
+            f"{job.recipe.evaluation.verifier} grades what a reinforce stage learns from.",
+            remedy=f"Give the prompts their `{lacking}`, or choose another verifier.",
+            field="prompt_sets.train",
         )
 
 

@@ -11,6 +11,7 @@ import opdcore
 from opdcore import policy_gradient
 from opdcore.advantages import advantages_of, weigh
 from opdcore.contract.errors import BadInput
+from opdcore.contract.job import Job
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.reinforce import ReinforceStage
 from opdcore.lab import record
@@ -18,8 +19,7 @@ from opdcore.policy_gradient import Policy
 from opdcore.rollouts import Rollout
 from opdcore.scoring import Side
 from opdcore.verifiers.grading import Grade
-from tests.opdcore.jobs import by_kind, events_of, make_job, make_recipe
-from tests.opdcore.model_folders import make_pair
+from tests.opdcore.jobs import QUESTIONS, by_kind, events_of, make_job, make_recipe
 
 SMALL = {
     "kind": "reinforce", "steps": 4, "prompts_per_step": 4, "rollouts_per_prompt": 4,
@@ -124,3 +124,106 @@ def test_reading_sees_what_pushing_sees_and_leaves_no_gradient():
     )
     torch.testing.assert_close(read.logprobs, pushed.logprobs)
     torch.testing.assert_close(read.entropies, pushed.entropies)
+
+
+def laboratory_job(*, prompts=8, **knobs):
+    """The laboratory's own student is right often enough to be rewarded."""
+    folder = record.shipped("sums")
+    stage = SMALL | {
+        "max_prompt_tokens": 128, "max_response_tokens": 128, "evaluate_steps": 0,
+        "checkpoint_steps": 100, "weight_decay": 0.0,
+    } | knobs  # fmt: skip
+    graded = {
+        "verifier": "laboratory", "prompts": prompts, "samples_per_prompt": 1, "temperature": 1.0,
+        "sampling_top_p": 1.0, "max_response_tokens": 128, "teacher": False,
+    }  # fmt: skip
+    sets = {"train": "train.jsonl", "held_out": "held_out.jsonl"}
+    return Job.model_validate(
+        {
+            "run_id": "tested",
+            "student": {"model": {"kind": "local", "path": str(folder / "student")}},
+            "teachers": [{"model": {"kind": "local", "path": str(folder / "teacher")}}],
+            "prompt_sets": {name: {"path": str(folder / file)} for name, file in sets.items()},
+            "recipe": recipe_of(stage, **graded).model_dump(),
+            "resources": {"train": {"devices": ["cpu"], "threads": 1}},
+        }
+    )
+
+
+def output_of(run_dir):
+    return load_file(run_dir / "output" / "model.safetensors")
+
+
+def test_a_halted_run_goes_on_bit_for_bit(tmp_path):
+    job = laboratory_job(checkpoint_steps=2)
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    first = by_kind(events_of(job, whole), "metrics")[0].payload.values
+    assert first["grad_norm"] > 0
+    running = opdcore.run(job, halted)
+    for event in running:
+        if event.kind == "artifact" and event.payload.artifact_kind == "checkpoint":
+            break
+    running.close()
+    again = events_of(job, halted)
+    assert [event.step for event in by_kind(again, "metrics")] == [3, 4]
+    one, other = output_of(whole), output_of(halted)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_result_does_not_depend_on_how_a_step_is_cut(tmp_path):
+    told = []
+    for tokens in (16, 100_000):
+        events = events_of(
+            laboratory_job(micro_batch_tokens=tokens, steps=1), tmp_path / f"{tokens}"
+        )
+        told.append(by_kind(events, "metrics")[0].payload.values)
+    for key in ("loss", "grad_norm", "student_entropy", "student_logprob", "reward_mean"):
+        assert told[0][key] not in (None, 0)
+        assert told[0][key] == pytest.approx(told[1][key], rel=1e-4, abs=1e-7)
+
+
+def test_a_recipe_without_a_verifier_is_refused_before_the_run(tmp_path):
+    job = make_job(tmp_path, recipe=recipe_of(SMALL, verifier="none"))
+    with pytest.raises(BadInput) as raised:
+        events_of(job, tmp_path / "run")
+    assert raised.value.info.field == "recipe.evaluation.verifier"
+    assert not (tmp_path / "run" / "output").exists()
+
+
+def test_prompts_without_answers_are_refused_before_the_run(tmp_path):
+    rows = [{"prompt": row["prompt"]} for row in QUESTIONS]
+    job = make_job(tmp_path, recipe=recipe_of(SMALL), rows=rows)
+    with pytest.raises(BadInput) as raised:
+        events_of(job, tmp_path / "run")
+    assert raised.value.info.field == "prompt_sets.train"
+
+
+def test_groups_of_one_are_refused():
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        ReinforceStage(rollouts_per_prompt=1)
+
+
+def test_the_kl_to_the_start_is_nothing_at_first_and_then_something(tmp_path):
+    events = events_of(laboratory_job(initial_kl_weight=0.1, learning_rate=1e-3), tmp_path / "run")
+    told = [event.payload.values["initial_kl"] for event in by_kind(events, "metrics")]
+    assert told[0] == pytest.approx(0, abs=1e-6)
+    assert told[-1] > 1e-5
+
+
+def test_the_laboratorys_student_becomes_more_often_right_by_its_rewards_alone(tmp_path):
+    job = laboratory_job(
+        prompts=128,
+        steps=30,
+        prompts_per_step=8,
+        rollouts_per_prompt=8,
+        learning_rate=4e-4,
+        warmup_steps=3,
+    )
+    events = events_of(job, tmp_path / "run")
+    outcome = events[-1].payload.outcome
+    assert outcome.gain_low > 0
+    told = [event.payload.values for event in by_kind(events, "metrics")]
+    assert fmean(one["reward_mean"] for one in told[-10:]) > fmean(
+        one["reward_mean"] for one in told[:10]
+    )
+    assert all(0 < one["trained_share"] <= 1 for one in told)

@@ -30,7 +30,8 @@ def problems(
         *_of_token_maps(pair, recipe),
         *_of_teachers(pair),
         *_of_prompt_set(train, "train"),
-        *(_of_probed(recipe, train) if _only_diagnoses(recipe) else _of_held_out(recipe, held_out)),
+        *(_of_graded(recipe, train) if _only_diagnoses(recipe) else _of_held_out(recipe, held_out)),
+        *_of_rewards(recipe, train),
         *_of_judge(recipe),
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
@@ -135,8 +136,23 @@ def _of_held_out(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator
         )
 
 
-def _of_probed(recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
-    """A diagnosis grades the prompts that it probes, and needs no others."""
+def _of_rewards(recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
+    """A reinforce stage learns from how its own training prompts are graded, and from nothing else."""
+    if not any(stage.kind == "reinforce" for stage in recipe.stages):
+        return
+    if recipe.evaluation.verifier == "none":
+        yield ErrorInfo(
+            code="recipe.no_verifier",
+            message="The recipe reinforces what a verifier finds right, and its verifier is none.",
+            remedy="Choose a recipe with a verifier that fits the prompts' answers.",
+            field="recipe",
+        )
+    else:
+        yield from _of_graded(recipe, train)
+
+
+def _of_graded(recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
+    """Training prompts that a stage has graded, as a diagnosis does with those that it probes."""
     verifier = recipe.evaluation.verifier
     tests = verifier == "unit_tests"
     lacks = prompts_with_tests(train) == 0 if tests else train.stats.get("answers") == 0

@@ -17,6 +17,7 @@ from django.core.cache import cache
 from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import Recipe as RecipeDocument
+from opdcore.contract.recipe import TrainingStage
 from opdcore.contract.rendering import Rendering
 from opdcore.rendering import Renderer
 from webapp.models import Pair, PromptSet, RegisteredModel
@@ -119,7 +120,8 @@ def _of_shared(train: PromptSet, held_out: PromptSet | None) -> Iterator[ErrorIn
 
 
 def _of_lengths(pair: Pair, recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
-    limits = [stage.max_prompt_tokens for stage in recipe.stages if stage.kind == "distill"]
+    training = [stage for stage in recipe.stages if isinstance(stage, TrainingStage)]
+    limits = [stage.max_prompt_tokens for stage in training]
     found = lengths(pair, train, most_tokens=min(limits)) if limits else None
     if found and found.too_long:
         yield ErrorInfo(
@@ -151,6 +153,8 @@ def _of_token_maps(pair: Pair) -> Iterator[ErrorInfo]:
 
 def _of_verifier(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator[ErrorInfo]:
     if recipe.evaluation.verifier == "none":
+        if any(stage.kind == "reinforce" for stage in recipe.stages):
+            return  # A problem, which says so itself.
         yield ErrorInfo(
             code="launch.no_verifier",
             message="The recipe has no verifier.",

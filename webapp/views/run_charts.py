@@ -143,13 +143,26 @@ COLD_START = Group(
     "wrote them, not their words by heart.",
     (Chart("Held-out responses", "held_out_nll", "before and after", unit="nat"),),
 )
+REINFORCE = Group(
+    "Reinforce",
+    "The mean reward climbs while the entropy stays above 0. Prompts whose responses are all right, or "
+    "all wrong, teach nothing: where they are most of them, other prompts would teach more.",
+    (
+        Chart("Mean reward", "reward_mean", "of the step", fixed="0,1"),
+        Chart("Prompts without a signal", "zero_variance_groups", "share of a step", fixed="0,1"),
+        Chart("KL to the start", "initial_kl", "mean", unit="nat"),
+    ),
+)
+# Charts that only runs with such a stage have.
+OF_STAGE = {"cold_start": COLD_START, "reinforce": REINFORCE}
 _CHARTED = {key for group in GROUPS for chart in group.charts for key in chart.keys.split(",")}
 
 
 def groups_of(stage_kinds: Iterable[str]) -> tuple[Group, ...]:
     """The charts of a run with such stages: after what every run is judged by, what only some have."""
     first, *others = GROUPS
-    return (first, COLD_START, *others) if "cold_start" in stage_kinds else GROUPS
+    kinds = set(stage_kinds)
+    return (first, *(group for kind, group in OF_STAGE.items() if kind in kinds), *others)
 
 
 def uncharted(keys: Iterable[str]) -> list[Chart]:
