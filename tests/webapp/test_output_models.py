@@ -10,9 +10,10 @@ from django.urls import reverse
 
 from opdcore.contract.errors import BadInput
 from opdcore.lab import record
-from tests.webapp.rows import make_pair, make_run
-from webapp.models import Artifact, AuditEntry, RegisteredModel
-from webapp.services import checkpoints, pairs
+from tests.webapp.rows import RECIPE, make_pair, make_recipe, make_run
+from webapp.forms.diagnosis import DiagnosisForm
+from webapp.models import Artifact, AuditEntry, ModelRoot, RegisteredModel
+from webapp.services import checkpoints, lineage, pairs
 from webapp.services.pairs import TeacherChoice
 
 STUDENT = record.shipped("sums") / "student"
@@ -116,3 +117,28 @@ def test_the_models_page_names_the_run(browse, viewer, member, run):
     page = client.get(reverse("model", args=[model.public_id])).content.decode()
     assert reverse("run", args=[run.public_id]) in page
     assert model.path not in page
+
+
+def test_a_reinforced_model_says_what_it_was_made_from_and_can_teach_it(
+    browse, member, run, project
+):
+    document = RECIPE | {"stages": [{"kind": "reinforce", "steps": 3}]}
+    run.recipe = make_recipe(project, "Reinforced", document=document)
+    run.save()
+    student, model = run.pair.student, checkpoints.register_output(run, actor=member)
+    assert lineage.descent(student) is None
+    page = browse(member).get(reverse("model", args=[model.public_id])).content.decode()
+    assert reverse("model", args=[student.public_id]) in page
+    assert "by reinforce" in page
+    ModelRoot.objects.create(project=project, path=str(STUDENT.parent))
+    student.path, student.card = str(STUDENT), model.card
+    student.save()
+    pair = pairs.create(
+        "back", project=project, actor=member, student=student, teachers=[TeacherChoice(model)]
+    )
+    assert lineage.relation(pair) == "descendant"
+    assert DiagnosisForm(pair)["relation"].value() == "descendant"
+    other_way = make_pair(project, "other way", student=model)
+    other_way.teachers.update(model=student)
+    assert lineage.relation(other_way) == "ancestor"
+    assert lineage.relation(make_pair(project, "strangers")) == "unknown"

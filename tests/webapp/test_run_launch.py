@@ -8,11 +8,16 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 
+from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.inspection import DeclaredIds, ModelCard
 from tests.webapp.rows import RECIPE, make_pair, make_prompt_set, make_recipe, make_run
 from webapp.models import Recipe, Run
 from webapp.services import estimates, launch_preview
 
+TURNED = (
+    "steps", "learning_rate", "prompts_per_step", "rollouts_per_prompt", "max_response_tokens", "k",
+    "evaluate_steps", "checkpoint_steps",
+)  # fmt: skip
 NO_IDS = DeclaredIds(tokenizer=(), config=(), generation_config=())
 
 
@@ -50,9 +55,7 @@ def form_of(parts, **changes):
 def knobs_of(recipe, **changes):
     """The knobs as the page shows them, with some turned."""
     stage, evaluation = recipe.document["stages"][0], recipe.document["evaluation"]
-    names = ("steps", "learning_rate", "prompts_per_step", "rollouts_per_prompt",
-             "max_response_tokens", "k", "evaluate_steps", "checkpoint_steps")  # fmt: skip
-    shown = {f"stages.0.{name}": stage[name] for name in names}
+    shown = {f"stages.0.{name}": stage[name] for name in TURNED}
     shown |= {f"evaluation.{name}": evaluation[name] for name in ("prompts", "samples_per_prompt")}
     turned = {f"stages.0.{name}": value for name, value in changes.items()}
     return shown | turned | {"knobs_of": recipe.public_id}
@@ -181,6 +184,66 @@ def test_the_needs_follow_the_recipe(project, parts):
     measured = estimates.of(pair, parts["recipe"].contract)
     assert measured.seconds == pytest.approx(30.0)
     assert measured.basis == "at the pace of Before"
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"kind": "reinforce", "steps": 4},
+        {"kind": "cold_start", "steps": 4, "prompts": 64},
+    ],
+)
+def test_the_needs_count_every_stage_that_trains(project, parts, stage):
+    pair = parts["pair"]
+    for model in (pair.student, pair.teachers.get().model):
+        model.card = make_card()
+        model.save()
+    pair = type(pair).objects.get(pk=pair.pk)
+    distil = parts["recipe"].contract.stages[0].model_dump(mode="json")
+    alone, both, twice = (
+        estimates.of(pair, RecipeDocument.model_validate(RECIPE | {"stages": stages}))
+        for stages in ([stage], [distil, stage], [distil, stage, stage])
+    )
+    assert alone.memory.peak_memory_bytes > 0
+    assert twice.seconds - both.seconds > 0
+    assert both.seconds > estimates.of(pair, parts["recipe"].contract).seconds
+
+
+def test_the_teacher_scores_nothing_in_a_reinforce_stage(project, parts):
+    pair = parts["pair"]
+    for model in (pair.student, pair.teachers.get().model):
+        model.card = make_card()
+        model.save()
+    pair = type(pair).objects.get(pk=pair.pk)
+    for weight, scored in ((0.0, False), (0.1, True)):
+        stage = {"kind": "reinforce", "steps": 4, "initial_kl_weight": weight}
+        found = estimates.of(pair, RecipeDocument.model_validate(RECIPE | {"stages": [stage]}))
+        seconds = {row.label: row.amount for row in found.memory.time}
+        assert (seconds["teacher scoring"] > 0) is scored
+
+
+def test_a_reinforce_stage_without_a_verifier_cannot_be_launched(browse, member, project, parts):
+    evaluation = RECIPE["evaluation"] | {"verifier": "none"}
+    document = RECIPE | {"stages": [{"kind": "reinforce"}], "evaluation": evaluation}
+    recipe = make_recipe(project, "Unverified", document=document)
+    page = browse(member).post("/runs/new/check/", form_of(parts | {"recipe": recipe}))
+    assert "its verifier is none" in page.content.decode()
+    assert "Cannot be launched yet" in page.content.decode()
+    assert "The recipe has no verifier." not in page.content.decode()
+
+
+def test_the_knobs_of_a_reinforcement_can_be_turned_at_launch(browse, member, project, parts):
+    evaluation = RECIPE["evaluation"] | {"verifier": "exact"}
+    document = RecipeDocument.model_validate(
+        RECIPE | {"stages": [{"kind": "reinforce"}], "evaluation": evaluation}
+    ).model_dump(mode="json")
+    recipe = make_recipe(project, "Reinforced", document=document)
+    form = form_of(parts | {"recipe": recipe}, **{"stages.0.steps": "5"})
+    shown = {f"stages.0.{k}": v for k, v in document["stages"][0].items() if k in TURNED}
+    turned = {f"evaluation.{k}": evaluation[k] for k in ("prompts", "samples_per_prompt")}
+    told = shown | turned | form | {"knobs_of": recipe.public_id}
+    browse(member).post("/runs/new/", told)
+    assert Run.objects.get().steps_total == 5
 
 
 def test_equal_sets_share_every_prompt(parts):

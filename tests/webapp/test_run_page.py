@@ -131,14 +131,19 @@ def test_the_page_shows_what_the_database_knows(browse, member, run):
 
 
 def test_charts_show_metrics_of_the_table_with_a_name_for_each_line():
-    for chart in (chart for group in groups_of(["cold_start"]) for chart in group.charts):
+    groups = groups_of(["cold_start", "reinforce"])
+    for chart in (chart for group in groups for chart in group.charts):
         keys = chart.keys.split(",")
         assert all(key in METRICS for key in keys), chart.label
         assert len(chart.names.split(",")) == len(keys), chart.label
 
 
-def test_a_cold_start_has_a_chart_of_its_own():
-    assert set(groups_of(["cold_start", "distill"])) - set(GROUPS) == {groups_of(["cold_start"])[1]}
+def test_a_stage_that_not_every_run_has_brings_its_own_charts():
+    own = {title.replace("_", " ").capitalize(): title for title in ("cold_start", "reinforce")}
+    for title, kind in own.items():
+        (group,) = set(groups_of([kind, "distill"])) - set(GROUPS)
+        assert group.title == title
+    assert len(groups_of(["reinforce", "cold_start", "distill"])) == len(GROUPS) + 2
     assert groups_of(["distill"]) == GROUPS
 
 

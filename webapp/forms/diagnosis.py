@@ -16,7 +16,7 @@ from opdcore.contract.evaluation import Evaluation, Goal
 from opdcore.contract.probe import DiagnoseStage
 from webapp.forms.knobs import field_of
 from webapp.models import Pair, PromptSet
-from webapp.services import diagnoses
+from webapp.services import diagnoses, lineage
 from webapp.services.diagnoses import Plan
 from webapp.services.recipe_faults import faults_of
 
@@ -46,7 +46,8 @@ class DiagnosisForm(forms.Form):
     def __init__(self, pair: Pair, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(data)
         usual = diagnoses.usual_recipe(pair)
-        self.usual = diagnoses.stage_like(usual)
+        known = {"relation": lineage.relation(pair)}
+        self.usual = diagnoses.stage_like(usual).model_copy(update=known)
         ready = PromptSet.objects.filter(project=pair.project).ready()
         prompt_sets = cast("forms.ModelChoiceField[PromptSet]", self.fields["prompt_set"])
         prompt_sets.queryset = ready
@@ -64,7 +65,10 @@ class DiagnosisForm(forms.Form):
             self.fields[name] = field
         relation = self.fields["relation"]
         relation.label = "The teacher is"
-        relation.help_text = "As far as you know. It is evidence, never the verdict alone."
+        relation.help_text = (
+            "As far as you know; what runs tell of it is filled in. It is evidence, never the "
+            "verdict alone."
+        )
         relation.widget = forms.Select(choices=RELATIONS)
 
     def clean(self) -> dict[str, Any]:

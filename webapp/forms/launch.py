@@ -13,7 +13,7 @@ from django import forms
 from django.db.models import QuerySet
 from pydantic import ValidationError
 
-from opdcore.contract.distill import DistillStage
+from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.evaluation import Evaluation
 from opdcore.contract.recipe import Recipe as RecipeDocument
@@ -47,17 +47,17 @@ class KnobsForm(forms.Form):
         super().__init__(data)
         index = self.stage_index
         if index is not None:
-            stage = content["stages"][index]
-            for name in STAGE_KNOBS:
-                self._add(f"stages.{index}.{name}", name, DistillStage, stage[name])
+            kind, stage = type(self.document.stages[index]), content["stages"][index]
+            for name in (one for one in STAGE_KNOBS if one in stage):
+                self._add(f"stages.{index}.{name}", name, kind, stage[name])
         for name in EVALUATION_KNOBS:
             self._add(f"evaluation.{name}", name, Evaluation, content["evaluation"][name])
 
     @property
     def stage_index(self) -> int | None:
-        """The stage whose knobs are shown: the first that distills."""
+        """The stage whose knobs are shown: the first that distills, else the first that reinforces."""
         kinds = [stage.kind for stage in self.document.stages]
-        return kinds.index("distill") if "distill" in kinds else None
+        return next((kinds.index(one) for one in ("distill", "reinforce") if one in kinds), None)
 
     @property
     def stage_knobs(self) -> list[forms.BoundField]:
@@ -84,9 +84,7 @@ class KnobsForm(forms.Form):
                     self.add_error(field, f"{fault.message} {fault.remedy}")
         return cleaned
 
-    def _add(
-        self, path: str, name: str, document: type[DistillStage] | type[Evaluation], value: object
-    ) -> None:
+    def _add(self, path: str, name: str, document: type[Document], value: object) -> None:
         field = field_of(name, document.model_fields[name])
         # What is typed is text, which the contract reads; an empty one is its complaint to make.
         field.required = False

@@ -26,7 +26,7 @@ from webapp.models import (
     Run,
     User,
 )
-from webapp.services import recipes, runs, usual_parts
+from webapp.services import lineage, recipes, runs, usual_parts
 
 RECIPE_NAME = "Diagnosis"
 # So many of a pair's newest runs are looked through for those that diagnose.
@@ -167,7 +167,8 @@ def usual_plan(pair: Pair) -> Plan | None:
     usual = usual_recipe(pair)
     verifier = usual.evaluation.verifier if usual else "none"
     tiers = ("static", "scored") if verifier == "none" else ("static", "scored", "hand_off")
-    stage = stage_like(usual).model_copy(update={"tiers": tiers})
+    known = {"tiers": tiers, "relation": lineage.relation(pair)}
+    stage = stage_like(usual).model_copy(update=known)
     return Plan(prompts, stage, verifier, usual.goal.kind if usual else "acquire")
 
 

@@ -11,7 +11,7 @@ from opdcore.contract.errors import BadInput
 from webapp.forms.parts import HubModelForm, LocalModelForm, ModelRootForm, refuse
 from webapp.models import ModelRoot, Project, RegisteredModel
 from webapp.permissions import allows, require
-from webapp.services import checkpoints, model_roots
+from webapp.services import checkpoints, lineage, model_roots
 from webapp.views.scope import actor, chosen_project, visible
 
 
@@ -53,6 +53,7 @@ def model(request: HttpRequest, public_id: str) -> HttpResponse:
     row = visible(RegisteredModel.objects.select_related("project"), request, public_id)
     context = {
         "model": row,
+        "descent": lineage.descent(row),
         "project": row.project,
         "as_student": row.pairs_as_student.all(),
         "as_teacher": row.pairs_as_teacher.select_related("pair"),
