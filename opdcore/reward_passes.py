@@ -6,7 +6,7 @@ verifiers, of optimizers, or of the steps before and after.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,22 +68,26 @@ def learn(
         reward is not None and (stage.needs_initial or advantage != 0)
         for reward, advantage in zip(weighed.rewards, weighed.advantages, strict=True)
     ]
-    passed = [
-        _pass(stage, work, batch, [weighed.advantages[places[i]] for i in batch.rollouts], tokens)
-        if push
-        else _read(stage, work, batch)
-        for push in (True, False)
-        for places in ([place for place, one in enumerate(pushed) if one is push],)
-        for batch in cut(
-            [rollouts[place] for place in places],
-            [[work.prompt_ids[rows[place]][0] for place in places]],
-            tokens=stage.micro_batch_tokens,
-        )
-    ]
+    passed = []
+    for push in (True, False):
+        places = [place for place, one in enumerate(pushed) if one is push]
+        for batch in _batches(stage, work, [(rows[i], rollouts[i]) for i in places]):
+            advantages = [weighed.advantages[places[i]] for i in batch.rollouts]
+            passed.append(
+                _push(stage, work, batch, advantages, tokens) if push else _read(stage, work, batch)
+            )
     return _learned(stage, passed, tokens)
 
 
-def _pass(
+def _batches(
+    stage: ReinforceStage, work: Workspace, written: Sequence[tuple[int, Rollout]]
+) -> Iterator[Batch]:
+    prompts = [work.prompt_ids[row][0] for row, _ in written]
+    rollouts = [rollout for _, rollout in written]
+    return cut(rollouts, [prompts], tokens=stage.micro_batch_tokens)
+
+
+def _push(
     stage: ReinforceStage,
     work: Workspace,
     batch: Batch,
@@ -117,7 +121,7 @@ def _read(stage: ReinforceStage, work: Workspace, batch: Batch) -> _Passed:
 
 @torch.no_grad()
 def _initial(stage: ReinforceStage, work: Workspace, batch: Batch) -> Side | None:
-    """The student as it was at the run's start, over the same tokens; None where it has no part."""
+    """The student as it was at the stage's start, over the same tokens; None where it has no part."""
     if work.initial is None or not stage.needs_initial:
         return None
     hidden = response_hidden(work.initial, batch, side=0, precision=stage.precision)

@@ -57,7 +57,7 @@ class GroupKnobs(Document):
         ge=0,
         le=100,
         level="advanced",
-        help="Weight of KL(student || student at the run's start), over the full vocabulary at every "
+        help="Weight of KL(student || student at the stage's start), over the full vocabulary at every "
         "token of the loss. Takes memory for a third model. 0: none.",
     )
 
@@ -83,7 +83,7 @@ class ReinforceStage(TrainingKnobs, SamplingKnobs, GroupKnobs):
 
     @property
     def needs_initial(self) -> bool:
-        """Whether the student as it was at the run's start takes part in the loss."""
+        """Whether the student as it was at the stage's start takes part in the loss."""
         return self.initial_kl_weight > 0
 
     @model_validator(mode="after")

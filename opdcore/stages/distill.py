@@ -26,6 +26,7 @@ from opdcore.horizon import Horizon
 from opdcore.order import draw, seed_of
 from opdcore.passes import back_propagate
 from opdcore.stages import saving
+from opdcore.stages.anchoring import anchor
 from opdcore.stages.writing import write
 from opdcore.step_report import ScoredStep
 from opdcore.tuning import Tuning
@@ -38,7 +39,7 @@ def distill(
 ) -> Iterator[Line]:
     """Trains the workspace's student for the stage's steps, going on from `resume` if given."""
     seed = work.job.recipe.seed
-    _anchor(stage, work, stage_index, resume)
+    anchor(stage, work, stage_index, resume)
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
     watch, horizon = Watch(stage, work, resume=resume), Horizon(stage)
@@ -106,20 +107,6 @@ def distill(
         if halts:
             raise watch.ending(step)
     tuning.finish()
-
-
-def _anchor(stage: DistillStage, work: Workspace, stage_index: int, resume: Saved | None) -> None:
-    """Where an earlier stage has trained the student, `initial` is what it has left behind."""
-    if work.initial is None or not stage.needs_initial:
-        return
-    if any(work.job.recipe.steps_by_stage[:stage_index]):
-        entered = checkpoints.enter(
-            work.run_dir / checkpoints.STARTS,
-            work.student.model,
-            stage_index=stage_index,
-            resumed=resume is not None,
-        )
-        checkpoints.restore_weights(entered, work.initial.model)
 
 
 def _followed(watch: Watch, horizon: Horizon) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from opdcore.gauges import Clock
 from opdcore.order import draw, seed_of
 from opdcore.reward_passes import learn
 from opdcore.stages import saving
+from opdcore.stages.anchoring import anchor
 from opdcore.stages.writing import write
 from opdcore.tuning import Tuning
 from opdcore.workspace import Line, Workspace
@@ -33,6 +34,7 @@ def reinforce(
 ) -> Iterator[Line]:
     """Trains the workspace's student for the stage's steps, going on from `resume` if given."""
     seed = work.job.recipe.seed
+    anchor(stage, work, stage_index, resume)
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
 

@@ -203,10 +203,12 @@ def test_groups_of_one_are_refused():
         ReinforceStage(rollouts_per_prompt=1)
 
 
-def test_the_kl_to_the_start_is_nothing_at_first_and_then_something(tmp_path):
-    events = events_of(laboratory_job(initial_kl_weight=0.1, learning_rate=1e-3), tmp_path / "run")
+def test_the_kl_to_the_start_is_nothing_at_each_stages_first_step_and_then_something(tmp_path):
+    job = laboratory_job(initial_kl_weight=0.1, learning_rate=1e-3)
+    twice = job.recipe.model_copy(update={"stages": job.recipe.stages * 2})
+    events = events_of(job.model_copy(update={"recipe": twice}), tmp_path / "run")
     told = [event.payload.values["initial_kl"] for event in by_kind(events, "metrics")]
-    assert told[0] == pytest.approx(0, abs=1e-6)
+    assert [told[0], told[4]] == pytest.approx([0, 0], abs=1e-6)
     assert told[-1] > 1e-5
 
 
