@@ -104,9 +104,9 @@ def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
     _roll_back(draft, verdict, history)
     if history.failing is not None:
         _keep_mass(draft, verdict)
-    if verdict.code == "DEPTH_COLLAPSE" and history.parted_tokens is None:
+    if verdict.code == "DEPTH_COLLAPSE":
         _slow_down(draft, verdict)
-    sound, stage = history.parted_tokens or history.sound_tokens, draft.stage
+    sound, stage = history.sound_tokens, draft.stage
     cautions: tuple[str, ...] = ()
     if sound is None:
         sound = math.ceil((stage.loss_prefix_tokens or stage.max_response_tokens) / 2)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from opdcore.contract.positions import Positions
 
-OVERLAP = "effective_overlap"
+OVERLAP, DIVERGENCE = "effective_overlap", "reverse_kl"
 # Our choice: overlap that fell by so much, or never reached so much, is no ground to learn on.
 FALL = 0.1
 LEAST = 0.6
+# As the verdict HORIZON_RISK has it: a divergence that grows so many times, to so many nats.
+PARTED_RATIO, PARTED_NATS = 4.0, 1.0
 
 
 def sound_tokens(start: Positions, now: Positions) -> int | None:
@@ -27,5 +29,11 @@ def sound_tokens(start: Positions, now: Positions) -> int | None:
 
 def parted_tokens(start: Positions) -> int | None:
     """The response token at which two sides part that agree before it; None where they do not."""
-    first = start.reached(OVERLAP)[0]
-    return None if first is None or first < LEAST else sound_tokens(start, start)
+    divergence = start.reached(DIVERGENCE)
+    if divergence[0] is None:
+        return None
+    least = max(PARTED_NATS, PARTED_RATIO * divergence[0])
+    for edge, nats in zip(start.edges[1:], divergence[1:], strict=False):
+        if nats is not None and nats > least:
+            return edge
+    return None

@@ -17,9 +17,9 @@ from opdcore.rescue.draft import Draft
 # Effective overlap of the first steps below which both sides never agreed; our choice.
 APART = 0.6
 CLEARLY = 0.1
-COLLAPSES = (
-    "STALLED_MISMATCH", "PATTERN_MISMATCH", "DEPTH_COLLAPSE", "REPETITION_COLLAPSE", "MODE_HACKING",
-    "OVERWRITE",
+# What may only be a consequence of that.
+FOLLOWING = (
+    "HORIZON_RISK", "DEPTH_COLLAPSE", "REPETITION_COLLAPSE", "MODE_HACKING", "OVERWRITE"
 )  # fmt: skip
 DOUBT = (
     "The verdict has low confidence, so the cause may be another; diagnose the pair with more prompts, "
@@ -58,12 +58,15 @@ def _cure(verdict: Verdict, history: History) -> Cure | None:
     """
     if verdict.code == "OVERWRITE" and not _better(history):
         return None
-    if verdict.code in COLLAPSES:
-        if history.parted_tokens is not None:
-            return cures.shorten
-        if history.start_overlap is not None and history.start_overlap < APART:
-            return cures.start_cold
+    if verdict.code in FOLLOWING and _apart(history):
+        return cures.start_cold
     return cures.CURES.get(verdict.code)
+
+
+def _apart(history: History) -> bool:
+    """Whether both sides differed from the first step on, everywhere or from a depth on."""
+    low = history.start_overlap is not None and history.start_overlap < APART
+    return low or history.parted_tokens is not None
 
 
 def _better(history: History) -> bool:

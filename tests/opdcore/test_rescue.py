@@ -157,17 +157,20 @@ def chunks(*overlap: float, positions=(90, 90, 90, 90)) -> Positions:
     )
 
 
+def divergences(*nats: float) -> Positions:
+    return Positions(edges=(0, 10, 20, 30, 40), positions=(90,) * 4, values={"reverse_kl": nats})
+
+
 def test_sides_part_where_they_agree_before_and_not_after():
-    assert parted_tokens(chunks(0.9, 0.8, 0.3, 0.2)) == 20
-    assert parted_tokens(chunks(0.9, 0.9, 0.8, 0.75)) is None
-    assert parted_tokens(chunks(0.4, 0.3, 0.3, 0.2)) is None
+    assert parted_tokens(divergences(0.2, 0.3, 1.4, 3.0)) == 20
+    assert parted_tokens(divergences(0.2, 0.3, 0.9, 0.9)) is None
+    assert parted_tokens(divergences(3.0, 3.0, 4.0, 5.0)) is None
 
 
-@pytest.mark.parametrize("code", ["STALLED_MISMATCH", "REPETITION_COLLAPSE", "DEPTH_COLLAPSE"])
-def test_sides_that_part_at_a_depth_are_answered_with_a_shorter_horizon(code):
-    found = plan(verdict(code), recipe(), failed_at(20, parted_tokens=24, start_overlap=0.5))
-    (stage,) = found.recipe.stages
-    assert stage.loss_prefix_tokens == 24
+@pytest.mark.parametrize("code", ["HORIZON_RISK", "REPETITION_COLLAPSE", "DEPTH_COLLAPSE"])
+def test_sides_that_part_at_a_depth_are_answered_with_a_cold_start(code):
+    found = plan(verdict(code), recipe(), failed_at(20, parted_tokens=24, start_overlap=0.8))
+    assert [stage.kind for stage in found.recipe.stages] == ["cold_start", "distill"]
 
 
 def test_overlap_ends_where_it_is_low_or_fell():
