@@ -22,10 +22,11 @@ from opdcore.checkpoints import Saved
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import Logged, metrics
 from opdcore.device import peak_memory_bytes
+from opdcore.drawing import Drawing
 from opdcore.evaluation import grade
 from opdcore.gauges import Clock
 from opdcore.horizon import Horizon
-from opdcore.order import draw, seed_of
+from opdcore.order import seed_of
 from opdcore.passes import back_propagate
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.stages import saving
@@ -39,7 +40,8 @@ def distill(
     stage: DistillStage, work: Workspace, *, stage_index: int, resume: Saved | None
 ) -> Iterator[Line]:
     """Trains the workspace's student for the stage's steps, going on from `resume` if given."""
-    seed = work.job.recipe.seed
+    drawing = Drawing(stage, work, stage_index=stage_index)
+    work, seed = drawing.work, work.job.recipe.seed
     _anchor(stage, work, stage_index, resume)
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
@@ -49,6 +51,7 @@ def distill(
     yield from watch.restored(saved_step)
 
     for step in range(saved_step + 1, stage.steps + 1):
+        yield from drawing.refresh(step)
         if work.stop():
             if step - 1 > saved_step:
                 yield from saving.checkpoint(
@@ -56,10 +59,10 @@ def distill(
                 )
             raise work.cancelled()
         clock = Clock(work.student.device)
-        rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
+        rows = drawing.rows(step)
         rollouts = _sample(stage, work, rows, horizon.longest, seed_of(seed, stage_index, step))
         clock.lap("sample_seconds")
-        grades = grade(work.verifier, work.student, rollouts, [work.train[row] for row in rows])
+        grades = grade(work.verifier, work.student, rollouts, [work.pool[row] for row in rows])
         clock.lap("grade_seconds")
 
         tuning.optimizer.forget_gradients()
