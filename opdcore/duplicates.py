@@ -1,7 +1,7 @@
 """Texts that repeat an earlier one: equal once case and spaces are levelled, or nearly so.
 
-Nearness is the Jaccard index of the sets of twelve-letter pieces, one from the start of each word; in
-scripts without spaces, and in numbers, one from each character. What very many texts share, such as a
+Nearness is the Jaccard index of the sets of their pieces: twelve letters from the start of each word, and
+four from each character of a number or of a script other than Latin. What very many texts share, such as a
 template's words, tells none of them apart and is left out. Found by prefix filtering (Bayardo et
 al., WWW 2007): two sets that are near share one of the few rarest pieces of each, so an index over
 those finds every near pair. It knows texts alone.
@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_PIECE = re.compile(r"(?<![a-z])(?=(.{1,12}))")
+_PIECE = re.compile(r"(?<![a-z])(?=([a-z].{0,11}|.{1,4}))")
 # A piece is a template's if more texts have it than this share of them, and than this number.
 SHARED_BY, SHARED_AT_LEAST = 0.2, 50
 
