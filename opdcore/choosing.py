@@ -35,10 +35,11 @@ def choose(
     is left at the stage; a refresh that would leave none keeps what was chosen before it.
     """
     selection = read(work, stage_index, steps)
+    is_new = selection is None
     if selection is None:
         selection = yield from _chosen(stage, work, stage_index, steps)
         _write(work, stage_index, selection)
-    yield from _told(work, stage_index, selection)
+    yield from _told(work, stage_index, selection, is_new=is_new)
     yield selection
 
 
@@ -69,7 +70,11 @@ def _chosen(
         if before is None:
             raise
         yield Logged(level="warning", message=f"{failure.info.message} Those before stay.")
-        return before.model_copy(update={"steps": steps})
+        tokens = {
+            "student_tokens": measured.student_tokens,
+            "teacher_tokens": measured.teacher_tokens,
+        }
+        return before.model_copy(update={"steps": steps} | tokens)
 
 
 def _write(work: Workspace, stage_index: int, selection: Selection) -> None:
@@ -80,7 +85,9 @@ def _write(work: Workspace, stage_index: int, selection: Selection) -> None:
     aside.rename(file)
 
 
-def _told(work: Workspace, stage_index: int, selection: Selection) -> Iterator[Payload]:
+def _told(
+    work: Workspace, stage_index: int, selection: Selection, *, is_new: bool
+) -> Iterator[Payload]:
     name = key(stage_index, selection.steps)
     written = hash_file(work.run_dir / name)
     yield ArtifactWritten(
@@ -91,6 +98,6 @@ def _told(work: Workspace, stage_index: int, selection: Selection) -> Iterator[P
         strategy=selection.strategy,
         steps=selection.steps,
         counts=selection.counts,
-        student_tokens=selection.student_tokens,
-        teacher_tokens=selection.teacher_tokens,
+        student_tokens=selection.student_tokens if is_new else 0,
+        teacher_tokens=selection.teacher_tokens if is_new else 0,
     )

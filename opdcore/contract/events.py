@@ -128,8 +128,11 @@ class Selected(Document):
     strategy: Strategy = Field(description="How was chosen.")
     steps: int = Field(ge=0, description="Distillation steps done since the stage.")
     counts: dict[Reason, int] = Field(description="Candidates kept, and dropped by the reason.")
-    student_tokens: int = Field(ge=0, description="Tokens that the student wrote for it.")
-    teacher_tokens: int = Field(ge=0, description="Tokens that the teacher wrote for it.")
+    student_tokens: int = Field(
+        ge=0,
+        description="Tokens that the student wrote for it just now; 0 where it was read again.",
+    )
+    teacher_tokens: int = Field(ge=0, description="Tokens that the teacher wrote for it just now.")
 
 
 class Logged(Document):

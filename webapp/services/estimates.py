@@ -71,9 +71,12 @@ def of(pair: Pair, recipe: RecipeDocument, *, longest_prompt: int | None = None)
     tokens = sum(_tokens(stage) for stage in stages)
     return Needs(
         memory=max(found, key=lambda one: one.peak_memory_bytes),
-        seconds=tokens * pace.seconds_per_token
-        if pace
-        else sum(one.seconds for one in found) + _evaluation_seconds(recipe, speeds[0]),
+        seconds=_selection_seconds(recipe, speeds[0])
+        + (
+            tokens * pace.seconds_per_token
+            if pace
+            else sum(one.seconds for one in found) + _evaluation_seconds(recipe, speeds[0])
+        ),
         disk_bytes=max(one.disk_bytes for one in found),
         device=device.name if device else "a processor",
         device_memory_bytes=device.memory_bytes if device else None,
@@ -130,6 +133,24 @@ def _evaluation_seconds(recipe: RecipeDocument, throughput: Throughput) -> float
     times = 1 + max(1, during) + asked.teacher
     responses = times * asked.prompts * asked.samples_per_prompt
     tokens = responses * asked.max_response_tokens * EXPECTED_LENGTH_SHARE
+    return tokens / throughput.sampled
+
+
+def _selection_seconds(recipe: RecipeDocument, throughput: Throughput) -> float:
+    """Answers to the candidates: both sides' for a gap at the stage, the student's at each refresh."""
+    tokens = 0.0
+    for index, stage in enumerate(recipe.stages):
+        if stage.kind != "select_prompts" or not stage.measures:
+            continue
+        steps = sum(
+            recipe.steps_by_stage[later]
+            for later in range(index, len(recipe.stages))
+            if recipe.selection_of(later) == index
+        )
+        refreshes = (steps - 1) // stage.refresh_steps if stage.refresh_steps else 0
+        asked = (2 if stage.strategy == "gap" else 1) + refreshes
+        responses = asked * stage.candidates * stage.samples_per_prompt
+        tokens += responses * stage.max_response_tokens * EXPECTED_LENGTH_SHARE
     return tokens / throughput.sampled
 
 
