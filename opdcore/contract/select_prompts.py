@@ -13,57 +13,8 @@ from opdcore.contract.document import Document, knob
 Strategy = Literal["teacher_template", "teacher_content", "gap", "low_kl", "random"]
 
 
-class MeasuringKnobs(Document):
-    """How the strategies that measure prompts ask both models."""
-
-    samples_per_prompt: int = knob(
-        4,
-        group="sampling",
-        ge=1,
-        le=256,
-        unit="rollouts",
-        help="Responses to each candidate: with gap each side's, with low_kl the student's. The other "
-        "strategies sample nothing, and nothing of this group but max_prompt_tokens matters to them.",
-    )
-    temperature: float = knob(
-        1.0,
-        group="sampling",
-        gt=0,
-        le=2,
-        help="Temperature of these responses, at which low_kl also compares both models.",
-    )
-    max_prompt_tokens: int = knob(
-        1024,
-        group="sampling",
-        ge=1,
-        le=131_072,
-        unit="tokens",
-        level="advanced",
-        help="A longer candidate is refused before the run starts.",
-    )
-    max_response_tokens: int = knob(
-        7168,
-        group="sampling",
-        ge=1,
-        le=131_072,
-        unit="tokens",
-        help="Where these responses are cut. Shorter is cheaper, and with gap counts a cut answer as "
-        "the verifier finds it.",
-    )
-    micro_batch_tokens: int = knob(
-        16_384,
-        group="sampling",
-        ge=16,
-        le=16_777_216,
-        unit="tokens",
-        level="advanced",
-        help="Tokens, padding included, in one forward pass of low_kl. Memory, not the result, "
-        "depends on it.",
-    )
-
-
-class SelectPromptsStage(MeasuringKnobs):
-    """Chooses the prompts that the distillation after it draws from, and says why."""
+class SelectionKnobs(Document):
+    """Among which prompts is chosen, by what, and how often."""
 
     kind: Literal["select_prompts"] = "select_prompts"
     strategy: Strategy = knob(
@@ -130,6 +81,59 @@ class SelectPromptsStage(MeasuringKnobs):
         help="With teacher_content alone: a prompt is left out whose pieces of twelve letters agree "
         "with an earlier one's by this Jaccard index; 1: only equal prompts are.",
     )
+
+
+class MeasuringKnobs(Document):
+    """How the strategies that measure prompts ask both models."""
+
+    samples_per_prompt: int = knob(
+        4,
+        group="sampling",
+        ge=1,
+        le=256,
+        unit="rollouts",
+        help="Responses to each candidate: with gap each side's, with low_kl the student's. The other "
+        "strategies sample nothing, and nothing of this group but max_prompt_tokens matters to them.",
+    )
+    temperature: float = knob(
+        1.0,
+        group="sampling",
+        gt=0,
+        le=2,
+        help="Temperature of these responses, at which low_kl also compares both models.",
+    )
+    max_prompt_tokens: int = knob(
+        1024,
+        group="sampling",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        level="advanced",
+        help="A longer candidate is refused before the run starts.",
+    )
+    max_response_tokens: int = knob(
+        7168,
+        group="sampling",
+        ge=1,
+        le=131_072,
+        unit="tokens",
+        help="Where these responses are cut. Shorter is cheaper, and with gap counts a cut answer as "
+        "the verifier finds it.",
+    )
+    micro_batch_tokens: int = knob(
+        16_384,
+        group="sampling",
+        ge=16,
+        le=16_777_216,
+        unit="tokens",
+        level="advanced",
+        help="Tokens, padding included, in one forward pass of low_kl. Memory, not the result, "
+        "depends on it.",
+    )
+
+
+class SelectPromptsStage(MeasuringKnobs, SelectionKnobs):
+    """Chooses the prompts that the distillation after it draws from, and says why."""
 
     @property
     def reads_own_sets(self) -> bool:
