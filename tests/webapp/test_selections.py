@@ -12,8 +12,8 @@ from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.selection import REASONS, Choice, Selection
 from tests.webapp.rows import make_pair, make_prompt_set, make_recipe
 from tests.workers.rows import Scribe, make_running
-from webapp.models import Artifact, Event, Run
-from webapp.services import prompt_sets, runs, selections
+from webapp.models import Artifact, Event, Pair, PromptSet, Run
+from webapp.services import demo, estimates, launch_checks, prompt_sets, runs, selections
 from webapp.services.runs import LaunchRefused, LocalFiles
 from webapp.services.selection_sets import SelectionSets
 
@@ -262,3 +262,34 @@ def test_the_log_says_how_many_are_kept(run, member, browse):
         "30 of 60 prompts are kept."
         in browse(member).get(f"/runs/{run.public_id}/log/").content.decode()
     )
+
+
+def seeded(strategy):
+    """The laboratory's pair with its prompts, and a recipe of the strategy."""
+    demo.seed(tell=lambda text: None)
+    pair = Pair.objects.get(name="Laboratory, sums")
+    train = PromptSet.objects.get(name="sums-0 train")
+    document = recipe_document(strategy=strategy, max_prompt_tokens=64, max_response_tokens=64)
+    return pair, RecipeDocument.model_validate(document), train
+
+
+def test_a_template_that_both_sides_share_is_refused_before_the_launch(db):
+    pair, recipe, train = seeded("teacher_template")
+    held_out = PromptSet.objects.get(name="sums-0 held out")
+    found = launch_checks.problems(pair, recipe, train=train, held_out=held_out)
+    codes = {one.code: one.field for one in found}
+    assert codes["recipe.same_rendering"] == "recipe.stages.0.strategy"
+
+
+def test_answers_to_candidates_are_part_of_the_time(db):
+    pair, *_ = seeded("low_kl")
+    none, four, eight = (
+        estimates.of(pair, RecipeDocument.model_validate(recipe_document(**knobs))).seconds
+        for knobs in (
+            {"strategy": "random"},
+            {"strategy": "low_kl", "samples_per_prompt": 4},
+            {"strategy": "low_kl", "samples_per_prompt": 8},
+        )
+    )
+    assert four > none
+    assert eight - none == pytest.approx(2 * (four - none))

@@ -68,15 +68,13 @@ def of(pair: Pair, recipe: RecipeDocument, *, longest_prompt: int | None = None)
         strict=True,
     )
     pace = _pace(pair)
-    tokens = sum(_tokens(stage) for stage in stages)
     return Needs(
         memory=max(found, key=lambda one: one.peak_memory_bytes),
-        seconds=_selection_seconds(recipe, speeds[0])
-        + (
-            tokens * pace.seconds_per_token
-            if pace
-            else sum(one.seconds for one in found) + _evaluation_seconds(recipe, speeds[0])
-        ),
+        seconds=_answered_tokens(recipe) * pace.seconds_per_token
+        if pace
+        else sum(one.seconds for one in found)
+        + _selection_tokens(recipe) / speeds[0].sampled
+        + _evaluation_seconds(recipe, speeds[0]),
         disk_bytes=max(one.disk_bytes for one in found),
         device=device.name if device else "a processor",
         device_memory_bytes=device.memory_bytes if device else None,
@@ -136,7 +134,7 @@ def _evaluation_seconds(recipe: RecipeDocument, throughput: Throughput) -> float
     return tokens / throughput.sampled
 
 
-def _selection_seconds(recipe: RecipeDocument, throughput: Throughput) -> float:
+def _selection_tokens(recipe: RecipeDocument) -> float:
     """Answers to the candidates: both sides' for a gap at the stage, the student's at each refresh."""
     tokens = 0.0
     for index, stage in enumerate(recipe.stages):
@@ -151,7 +149,13 @@ def _selection_seconds(recipe: RecipeDocument, throughput: Throughput) -> float:
         asked = (2 if stage.strategy == "gap" else 1) + refreshes
         responses = asked * stage.candidates * stage.samples_per_prompt
         tokens += responses * stage.max_response_tokens * EXPECTED_LENGTH_SHARE
-    return tokens / throughput.sampled
+    return tokens
+
+
+def _answered_tokens(recipe: RecipeDocument) -> float:
+    """Expected tokens of all rollouts and of the answers to candidates."""
+    distilled = sum(_tokens(stage) for stage in recipe.stages if stage.kind == "distill")
+    return distilled + _selection_tokens(recipe)
 
 
 def _plan(
@@ -194,8 +198,7 @@ def _pace(pair: Pair) -> Pace | None:
     )
     if run is None:
         return None
-    stages = run.recipe.contract.stages
-    tokens = sum(_tokens(stage) for stage in stages if stage.kind == "distill")
+    tokens = _answered_tokens(run.recipe.contract)
     return Pace(run, run.seconds / tokens) if tokens else None
 
 
