@@ -45,9 +45,7 @@ def distill(
     _anchor(stage, work, stage_index, resume)
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
-    watch, horizon = Watch(stage, work, resume=resume), Horizon(stage)
-    if resume is not None and (state := checkpoints.followed(resume)):
-        horizon.restore(state["horizon"])
+    watch, horizon = Watch(stage, work, resume=resume), _horizon(stage, resume)
     yield from watch.restored(saved_step)
 
     for step in range(saved_step + 1, stage.steps + 1):
@@ -123,6 +121,14 @@ def _anchor(stage: DistillStage, work: Workspace, stage_index: int, resume: Save
             resumed=resume is not None,
         )
         checkpoints.restore_weights(entered, work.initial.model)
+
+
+def _horizon(stage: DistillStage, resume: Saved | None) -> Horizon:
+    """The stage's horizon, as the checkpoint left it."""
+    horizon = Horizon(stage)
+    if resume is not None and (state := checkpoints.followed(resume)):
+        horizon.restore(state["horizon"])
+    return horizon
 
 
 def _followed(watch: Watch, horizon: Horizon) -> dict[str, Any]:
