@@ -6,32 +6,31 @@ model's weights and no step of training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from opdcore.contract.errors import BadInput
-from opdcore.contract.prompt import Prompt
+from opdcore.pool import Pool
 from opdcore.rendering import Renderer
 
 # A demonstration's ids, its end token included, by row of the train set.
 Demonstrations = dict[int, tuple[int, ...]]
 
 
-def encode(
-    rows: Iterable[int], prompts: Sequence[Prompt], renderer: Renderer, *, field: str
-) -> Demonstrations:
+def encode(rows: Iterable[int], pool: Pool, renderer: Renderer, *, field: str) -> Demonstrations:
     """Return the rows' demonstrations; `field` names the knob that asks for them.
 
     Raises BadInput where a row has none.
     """
     wanted = sorted(rows)
-    missing = [row for row in wanted if not (prompts[row].response or "").strip()]
+    missing = [row for row in wanted if not (pool[row].response or "").strip()]
     if missing:
+        first = pool.place(missing[0])
         raise BadInput(
             "recipe.no_demonstrations",
             f"{len(missing)} of {len(wanted)} prompts have no response to learn from, the first of "
-            f"them in row {missing[0] + 1}.",
-            remedy="Give every prompt of the train set a `response`, or change the knob.",
+            f"them in row {first.row + 1} of {first.source}.",
+            remedy="Give every prompt of the set a `response`, or change the knob.",
             field=field,
         )
-    texts = [prompts[row].response or "" for row in wanted]
+    texts = [pool[row].response or "" for row in wanted]
     return dict(zip(wanted, renderer.responses(texts), strict=True))

@@ -36,14 +36,16 @@ from opdcore.contract.events import (
 from opdcore.contract.job import Job
 from opdcore.contract.outcome import Outcome
 from opdcore.contract.probe import DiagnoseStage
-from opdcore.contract.recipe import Recipe, Stage, TrainingStage
+from opdcore.contract.recipe import EvaluateStage, Recipe, Stage, TrainingStage
 from opdcore.contract.reinforce import ReinforceStage
+from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.device import describe, is_out_of_memory
 from opdcore.stages.cold_start import cold_start
 from opdcore.stages.diagnose import diagnose
 from opdcore.stages.distill import distill
 from opdcore.stages.evaluate import evaluate
 from opdcore.stages.reinforce import reinforce
+from opdcore.stages.select_prompts import select_prompts
 from opdcore.workspace import Line, Stop, Workspace, only_diagnoses, pick_device, prepare
 
 OUTPUT = "output"
@@ -141,6 +143,8 @@ def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) 
         yield from reinforce(stage, work, stage_index=index, resume=resume)
     elif isinstance(stage, DiagnoseStage):
         yield from diagnose(stage, work, stage_index=index)
+    elif isinstance(stage, SelectPromptsStage):
+        yield from select_prompts(stage, work, stage_index=index)
     else:
         yield from evaluate(work, stage_index=index)
 
@@ -148,7 +152,7 @@ def _run_stage(stage: Stage, work: Workspace, index: int, resume: Saved | None) 
 def _needs_baseline(recipe: Recipe, index: int) -> bool:
     """Before the first stage that does more than diagnose; an evaluation that is the very first is it."""
     first = next(i for i, one in enumerate(recipe.stages) if not isinstance(one, DiagnoseStage))
-    return index == first and (index > 0 or recipe.steps_by_stage[index] > 0)
+    return index == first and (index > 0 or not isinstance(recipe.stages[0], EvaluateStage))
 
 
 def _started(job: Job) -> JobStarted:

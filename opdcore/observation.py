@@ -26,9 +26,9 @@ def observe(
     k: int,
     vocabulary: int,
     temperature: float,
-    collector: TopCollector,
+    collector: TopCollector | None = None,
 ) -> Alignment:
-    """Return the alignment at N positions, with the top tokens taken by the collector on the way.
+    """Return the alignment at N positions, with the top tokens taken by a collector on the way.
 
     Both sides are cut to the first `vocabulary` ids, which they share; `sampled_ids` lie below it.
     """
@@ -46,7 +46,8 @@ def observe(
         for ours, theirs, ids in zip(*tables, chunk.split(height), strict=True):
             comparison = compare(ours, theirs, k=k, buffers=buffers)
             parts.append(alignments.measure(comparison, ids, k=k))
-            collector.take(comparison, ids, slice(start, start + len(ids)))
+            if collector is not None:
+                collector.take(comparison, ids, slice(start, start + len(ids)))
             start += len(ids)
     return alignments.concatenate(parts)
 

@@ -73,14 +73,14 @@ class _Show:
     """Puts texts and values together as they are kept; each token's text is looked up once a trace."""
 
     def __init__(self, work: Workspace) -> None:
-        self._train = work.train
+        self._pool, self._prompts = work.pool, work.prompt_renderer
         self._renderer = work.student.renderer
         self._token_text = cache(work.student.renderer.token_text)
 
     def rollout(self, text: Text, values: _Values) -> TracedRollout:
         return TracedRollout(
             text=text,
-            prompt=self._renderer.text(self._train[text.prompt_index]),
+            prompt=self._prompts.text(self._pool[text.prompt_index]),
             response=self._renderer.decode(text.ids[:-1] if text.stopped else text.ids),
             tokens=[self._token_text(token) for token in text.ids],
             columns=values.columns,

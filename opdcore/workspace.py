@@ -6,7 +6,7 @@ ends here, before anything is written. It knows no stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +16,31 @@ import torch
 
 from opdcore import checkpoints, demonstrations, prompt_ids, token_maps, verifiers
 from opdcore import prompts as prompt_sets
+from opdcore.contract import prompt_roles
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
-from opdcore.contract.job import Job
+from opdcore.contract.job import Job, PromptFile
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.recipe import Recipe, Stage, TrainingStage
+from opdcore.contract.recipe import EvaluateStage, Recipe, Stage, TrainingStage
 from opdcore.contract.reinforce import ReinforceStage
+from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
 from opdcore.evaluation import Evaluator, check_context
 from opdcore.models import LoadedModel, adapters, load
 from opdcore.models.network import Network
+from opdcore.pool import Pool
 from opdcore.prompt_ids import PromptIds
+from opdcore.rendering import Renderer
 from opdcore.verifiers.grading import Verifier
 
 Stop = Callable[[], bool]
+# Stages that read prompts and have them answered.
+ReadingStage = TrainingStage | DiagnoseStage | SelectPromptsStage
 
 
 class Line(NamedTuple):
@@ -49,6 +55,7 @@ class Workspace:
     """Everything that a stage works with; `evaluator` is None where nothing can be graded.
 
     `initial` is the student as it was at the stage's start, frozen; None where no stage needs it.
+    `prompt_renderer` is whose words the student's prompts are in.
     """
 
     job: Job
@@ -56,13 +63,19 @@ class Workspace:
     student: LoadedModel
     teacher: LoadedModel
     initial: LoadedModel | None
-    train: tuple[Prompt, ...]
+    pool: Pool
     prompt_ids: PromptIds
+    prompt_renderer: Renderer
     demonstrations: Demonstrations
     vocabulary: int
     verifier: Verifier | None
     evaluator: Evaluator | None
     stop: Stop
+
+    @property
+    def train(self) -> tuple[Prompt, ...]:
+        """The train set, whose rows are the pool's first."""
+        return self.pool.train
 
     def cancelled(self) -> Cancelled:
         """The error with which a stopped run ends."""
@@ -89,12 +102,13 @@ def prepare(
     _refuse_experiments(job)
     _refuse_without_verifier(job)
     device = pick_device(job)
-    train = prompt_sets.read(job.prompt_sets.train, field="prompt_sets.train")
-    held_out_file = job.prompt_sets.held_out
-    held_out = (
-        prompt_sets.read(held_out_file, field="prompt_sets.held_out") if held_out_file else ()
+    pool = Pool(
+        train=_read(job.prompt_sets.train, "train"),
+        teacher_content=_read(job.prompt_sets.teacher_content, "teacher_content"),
+        outside=_read(job.prompt_sets.outside, "outside"),
     )
-    _refuse_ungradable(job, train)
+    _refuse_ungradable(job, pool.train)
+    held_out = _read(job.prompt_sets.held_out, "held_out")
     yield Progress(what="loading the student", done=0, total=2, unit="models")
     student = load(job.student, device=device, field="student")
     if job.start is not None:
@@ -104,8 +118,8 @@ def prepare(
     teacher.model.requires_grad_(requires_grad=False)
     yield Progress(what="loading models", done=2, total=2, unit="models")
     vocabulary = _shared_vocabulary(job, student, teacher)
-    ids = yield from _render_train(job, train, student, teacher)
-    demonstrated = _demonstrations(job, train, student)
+    ids = yield from _render(job, pool, student, teacher, vocabulary)
+    demonstrated = _demonstrations(job, pool, student)
     initial = _initial_student(job, device)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation, judge=job.judge))
     evaluator = None
@@ -129,14 +143,19 @@ def prepare(
         student=student,
         teacher=teacher,
         initial=initial,
-        train=train,
+        pool=pool,
         prompt_ids=ids,
+        prompt_renderer=student.renderer,
         demonstrations=demonstrated,
         vocabulary=vocabulary,
         verifier=verifier,
         evaluator=evaluator,
         stop=stop,
     )
+
+
+def _read(file: PromptFile | None, role: str) -> tuple[Prompt, ...]:
+    return prompt_sets.read(file, field=f"prompt_sets.{role}") if file is not None else ()
 
 
 def _refuse_unheeded(job: Job) -> None:
@@ -148,17 +167,18 @@ def _refuse_unheeded(job: Job) -> None:
             remedy="Choose one teacher.",
             field="teachers",
         )
-    sets = job.prompt_sets
-    unheeded = {
-        "teachers.0.tags": job.teachers[0].tags,
-        "prompt_sets.teacher_content": sets.teacher_content,
-        "prompt_sets.outside": sets.outside,
-    }
-    for field, given in unheeded.items():
-        if given:
-            raise BadInput(
-                "job.unheeded", "This version does not use it.", remedy="Leave it out.", field=field
-            )
+    if job.teachers[0].tags:
+        raise BadInput(
+            "job.unheeded",
+            "This version does not use it.",
+            remedy="Leave it out.",
+            field="teachers.0.tags",
+        )
+    given = [role for role in prompt_roles.ROLES if getattr(job.prompt_sets, role) is not None]
+    for fault in prompt_roles.faults(job.recipe, given):
+        raise BadInput(
+            fault.code, fault.message, remedy=fault.remedy, field=f"prompt_sets.{fault.field}"
+        )
     devices = sorted({name for one in job.resources.values() for name in one.devices})
     if len(devices) > 1:
         raise BadInput(
@@ -279,40 +299,53 @@ def _check_precision(stage: DistillStage | ReinforceStage, network: Network, *, 
         )
 
 
-def _render_train(
-    job: Job, train: tuple[Prompt, ...], student: LoadedModel, teacher: LoadedModel
+def _render(
+    job: Job, pool: Pool, student: LoadedModel, teacher: LoadedModel, vocabulary: int
 ) -> Generator[Payload, None, PromptIds]:
-    """The ids of all that the recipe draws; raises BadInput where a stage cannot use a prompt."""
-    stages = [
-        (stage, prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index))
-        for index, stage in enumerate(job.recipe.stages)
-        if isinstance(stage, TrainingStage | DiagnoseStage)
-    ]
-    rows = sorted({row for _, drawn in stages for row in drawn})
+    """The ids of all that the recipe may draw; raises BadInput where a stage cannot use a prompt."""
+    recipe = job.recipe
+    drawn = [prompt_ids.drawn(pool, recipe, index) for index in range(len(recipe.stages))]
     ids = yield from prompt_ids.render(
-        rows, train, student=student.renderer, teacher=teacher.renderer
+        sorted(set().union(*drawn)), pool, student=student.renderer, teacher=teacher.renderer
     )
-    for stage, drawn in stages:
-        for side, model in enumerate((student, teacher)):
-            check_context(
-                {row: len(ids[row][side]) for row in sorted(drawn)},
-                model,
-                longest=stage.max_prompt_tokens,
-                response=stage.max_response_tokens,
-                field="prompt_sets.train",
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, EvaluateStage):
+            continue
+        if isinstance(stage, SelectPromptsStage) and stage.strategy == "teacher_template":
+            field = f"recipe.stages.{index}.strategy"
+            prompt_ids.refuse_useless_template(
+                ids, drawn[index], vocabulary=vocabulary, field=field
             )
+        for side, model in enumerate((student, teacher)):
+            read = 1 if prompt_ids.in_teachers_rendering(recipe, index) else side
+            _check_lengths(pool, {row: len(ids[row][read]) for row in drawn[index]}, stage, model)
     return ids
 
 
-def _demonstrations(job: Job, train: tuple[Prompt, ...], student: LoadedModel) -> Demonstrations:
+def _check_lengths(
+    pool: Pool, lengths: Mapping[int, int], stage: ReadingStage, model: LoadedModel
+) -> None:
+    """Names the first prompt that a side cannot use, by its own set and row."""
+    places = {pool.place(row): length for row, length in sorted(lengths.items())}
+    for source in dict.fromkeys(place.source for place in places):
+        check_context(
+            {place.row: length for place, length in places.items() if place.source == source},
+            model,
+            longest=stage.max_prompt_tokens,
+            response=stage.max_response_tokens,
+            field=f"prompt_sets.{source}",
+        )
+
+
+def _demonstrations(job: Job, pool: Pool, student: LoadedModel) -> Demonstrations:
     """Those of all rows that a stage learns from."""
     encoded: Demonstrations = {}
     for index, stage in enumerate(job.recipe.stages):
         knob = _demonstrated_by(stage)
-        if knob is not None and isinstance(stage, DistillStage | ColdStartStage):
+        if knob is not None:
             encoded |= demonstrations.encode(
-                prompt_ids.drawn(len(train), stage, seed=job.recipe.seed, stage_index=index),
-                train,
+                prompt_ids.drawn(pool, job.recipe, index),
+                pool,
                 student.renderer,
                 field=f"recipe.stages.{index}.{knob}",
             )

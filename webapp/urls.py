@@ -103,6 +103,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("runs/<slug:public_id>/health/", run_page.health_part, name="run-health"),
     path("runs/<slug:public_id>/diagnosis/", run_page.diagnosis_part, name="run-diagnosis"),
     path("runs/<slug:public_id>/samples/", run_page.samples, name="run-samples"),
+    path("runs/<slug:public_id>/prompts/", run_page.prompts, name="run-prompts"),
     path("runs/<slug:public_id>/log/", run_page.log, name="run-log"),
     path("runs/<slug:public_id>/artifacts/", run_page.artifacts, name="run-artifacts"),
     path("runs/<slug:public_id>/details/", run_page.details, name="run-details"),

@@ -40,12 +40,10 @@ def prepare(claimed: Claim) -> Path:
     home = folder(claimed.run)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     frozen = claimed.run.snapshot["prompt_sets"]
-    held_out = frozen["held_out"]
-    files = runs.LocalFiles(
-        train=_prompt_file(home, "train", frozen["train"]["storage_key"]),
-        held_out=_prompt_file(home, "held_out", held_out["storage_key"]) if held_out else None,
-    )
-    job = runs.job_document(claimed.run, files, resources=resources(claimed))
+    files = {
+        role: _prompt_file(home, role, one["storage_key"]) for role, one in frozen.items() if one
+    }
+    job = runs.job_document(claimed.run, runs.LocalFiles(**files), resources=resources(claimed))
     path = home / JOB
     _write(path, job.model_dump_json(indent=1).encode())
     return path

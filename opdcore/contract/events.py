@@ -18,13 +18,15 @@ from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.outcome import Outcome
 from opdcore.contract.positions import Positions
 from opdcore.contract.probe import Diagnosis
+from opdcore.contract.select_prompts import Strategy
+from opdcore.contract.selection import Reason
 from opdcore.contract.verdicts import Verdict
 
 Nonfinite = Literal["nan", "inf", "-inf"]
-StageKind = Literal["distill", "cold_start", "reinforce", "evaluate", "diagnose"]
+StageKind = Literal["distill", "cold_start", "reinforce", "evaluate", "diagnose", "select_prompts"]
 ModelRole = Literal["student", "teacher"]
 FinalStatus = Literal["succeeded", "failed", "cancelled", "paused"]
-ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "log"]
+ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "selection", "log"]
 
 
 class Grown(Document):
@@ -119,6 +121,20 @@ class Health(Document):
     verdict: Verdict = Field(description="The latest verdict.")
 
 
+class Selected(Document):
+    """The prompts were chosen that distillation draws from, at its stage or anew during training."""
+
+    key: str = Field(description="File in the run's folder, a `Selection` as JSON.")
+    strategy: Strategy = Field(description="How was chosen.")
+    steps: int = Field(ge=0, description="Distillation steps done since the stage.")
+    counts: dict[Reason, int] = Field(description="Candidates kept, and dropped by the reason.")
+    student_tokens: int = Field(
+        ge=0,
+        description="Tokens that the student wrote for it just now; 0 where it was read again.",
+    )
+    teacher_tokens: int = Field(ge=0, description="Tokens that the teacher wrote for it just now.")
+
+
 class Logged(Document):
     """A line for people."""
 
@@ -205,6 +221,11 @@ class HealthEvent(Event):
     payload: Health
 
 
+class SelectionEvent(Event):
+    kind: Literal["selection"] = "selection"
+    payload: Selected
+
+
 class LogEvent(Event):
     kind: Literal["log"] = "log"
     payload: Logged
@@ -232,6 +253,7 @@ AnyEvent = Annotated[
     | ArtifactDroppedEvent
     | HealthEvent
     | DiagnosisEvent
+    | SelectionEvent
     | LogEvent
     | StageFinishedEvent
     | JobFinishedEvent,
@@ -251,6 +273,7 @@ Payload = (
     | ArtifactDropped
     | Health
     | Diagnosis
+    | Selected
     | Logged
     | StageFinished
     | JobFinished
@@ -267,6 +290,7 @@ _EVENT_BY_PAYLOAD: dict[type, type[Event]] = {
     ArtifactDropped: ArtifactDroppedEvent,
     Health: HealthEvent,
     Diagnosis: DiagnosisEvent,
+    Selected: SelectionEvent,
     Logged: LogEvent,
     StageFinished: StageFinishedEvent,
     JobFinished: JobFinishedEvent,

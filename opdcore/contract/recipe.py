@@ -6,9 +6,9 @@ the stages, and from `evaluation` what a run is judged by. It knows no model, pr
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
@@ -16,6 +16,7 @@ from opdcore.contract.document import Document
 from opdcore.contract.evaluation import Evaluation, Goal
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.reinforce import ReinforceStage
+from opdcore.contract.select_prompts import SelectPromptsStage
 
 
 class EvaluateStage(Document):
@@ -26,7 +27,9 @@ class EvaluateStage(Document):
 
 # Those that change the student's weights, step by step.
 TrainingStage = DistillStage | ColdStartStage | ReinforceStage
-Stage = Annotated[TrainingStage | EvaluateStage | DiagnoseStage, Field(discriminator="kind")]
+Stage = Annotated[
+    TrainingStage | EvaluateStage | DiagnoseStage | SelectPromptsStage, Field(discriminator="kind")
+]
 
 
 class Recipe(Document):
@@ -44,3 +47,26 @@ class Recipe(Document):
     def steps_by_stage(self) -> tuple[int, ...]:
         """Optimizer steps of each stage; 0 where a stage trains nothing."""
         return tuple(s.steps if isinstance(s, TrainingStage) else 0 for s in self.stages)
+
+    def selection_of(self, index: int) -> int | None:
+        """The stage that selects the prompts of the distillation at `index`; None: it draws from all."""
+        before = [i for i in range(index) if isinstance(self.stages[i], SelectPromptsStage)]
+        return before[-1] if before and isinstance(self.stages[index], DistillStage) else None
+
+    @model_validator(mode="after")
+    def _selections_matter(self) -> Self:
+        used = {self.selection_of(index) for index in range(len(self.stages))}
+        for index, stage in enumerate(self.stages):
+            if not isinstance(stage, SelectPromptsStage):
+                continue
+            if index not in used:
+                raise ValueError(
+                    f"stages: no distillation draws from what stage {index + 1} selects; move "
+                    "select_prompts before a distill stage, and have one for each"
+                )
+            if stage.strategy == "gap" and self.evaluation.verifier == "none":
+                raise ValueError(
+                    f"stages: the strategy gap of stage {index + 1} compares graded answers, and the "
+                    "verifier is none; choose a verifier or another strategy"
+                )
+        return self

@@ -20,10 +20,11 @@ from opdcore.checkpoints import Saved
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import Logged, metrics
 from opdcore.device import peak_memory_bytes
+from opdcore.drawing import Drawing
 from opdcore.evaluation import grade
 from opdcore.gauges import Clock
 from opdcore.horizon import Horizon
-from opdcore.order import draw, seed_of
+from opdcore.order import seed_of
 from opdcore.passes import back_propagate
 from opdcore.stages import saving
 from opdcore.stages.anchoring import anchor
@@ -38,16 +39,16 @@ def distill(
     stage: DistillStage, work: Workspace, *, stage_index: int, resume: Saved | None
 ) -> Iterator[Line]:
     """Trains the workspace's student for the stage's steps, going on from `resume` if given."""
-    seed = work.job.recipe.seed
+    drawing = Drawing(stage, work, stage_index=stage_index)
+    work, seed = drawing.work, work.job.recipe.seed
     anchor(stage, work, stage_index, resume)
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
-    watch, horizon = Watch(stage, work, resume=resume), Horizon(stage)
-    if resume is not None and (state := checkpoints.followed(resume)):
-        horizon.restore(state["horizon"])
+    watch, horizon = Watch(stage, work, resume=resume), _horizon(stage, resume)
     yield from watch.restored(saved_step)
 
     for step in range(saved_step + 1, stage.steps + 1):
+        yield from drawing.refresh(step)
         if work.stop():
             if step - 1 > saved_step:
                 yield from saving.checkpoint(
@@ -55,12 +56,12 @@ def distill(
                 )
             raise work.cancelled()
         clock = Clock(work.student.device)
-        rows = draw(len(work.train), stage, seed=seed, stage_index=stage_index, step=step)
+        rows = drawing.rows(step)
         rollouts = write(
             stage, work, rows, longest=horizon.longest, seed=seed_of(seed, stage_index, step)
         )
         clock.lap("sample_seconds")
-        grades = grade(work.verifier, work.student, rollouts, [work.train[row] for row in rows])
+        grades = grade(work.verifier, work.student, rollouts, [work.pool[row] for row in rows])
         clock.lap("grade_seconds")
 
         tuning.optimizer.forget_gradients()
@@ -107,6 +108,14 @@ def distill(
         if halts:
             raise watch.ending(step)
     tuning.finish()
+
+
+def _horizon(stage: DistillStage, resume: Saved | None) -> Horizon:
+    """The stage's horizon, as the checkpoint left it."""
+    horizon = Horizon(stage)
+    if resume is not None and (state := checkpoints.followed(resume)):
+        horizon.restore(state["horizon"])
+    return horizon
 
 
 def _followed(watch: Watch, horizon: Horizon) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from webapp.api.scope import actor, chosen, project, visible
 from webapp.models import Artifact, Pair, PromptSet, Recipe, Run
 from webapp.models.runs import RunQuerySet
 from webapp.services import live, run_files, run_list, runs, series
+from webapp.services.selection_sets import SelectionSets
 from webapp.views import downloads
 
 router = Router(tags=["Runs"])
@@ -82,6 +83,8 @@ class RunReply(RunRow):
     host: str
     train_set: VersionRef
     held_out_set: VersionRef | None
+    teacher_content_set: VersionRef | None
+    outside_set: VersionRef | None
     resources: dict[str, Any]
     notes: str
     progress: dict[str, Any] | None
@@ -113,6 +116,14 @@ class LaunchBody(Document):
     recipe: str = Field(description="public_id of a recipe.")
     train: str = Field(description="public_id of the prompt set to learn from.")
     held_out: str | None = Field(None, description="public_id of the prompt set to measure on.")
+    teacher_content: str | None = Field(
+        None,
+        description="public_id of prompts from the teacher's post-training, where the recipe selects "
+        "by teacher_content.",
+    )
+    outside: str | None = Field(
+        None, description="public_id of prompts to mix in there; absent: the training prompts."
+    )
     name: str = Field("", max_length=120, description="Empty: named after pair and recipe.")
     resources: dict[ResourceRole, Resource] = Field(default_factory=dict)
 
@@ -207,7 +218,11 @@ def launch_run(request: HttpRequest, body: LaunchBody) -> Status[Run]:
         pair=pair,
         recipe=chosen(Recipe.objects.all(), request, body.recipe, field="recipe"),
         train=chosen(sets, request, body.train, field="train"),
-        held_out=chosen(sets, request, body.held_out, field="held_out") if body.held_out else None,
+        held_out=_set(request, body, "held_out"),
+        selection_sets=SelectionSets(
+            teacher_content=_set(request, body, "teacher_content"),
+            outside=_set(request, body, "outside"),
+        ),
         name=body.name,
         resources=body.model_dump(mode="json")["resources"],
     )
@@ -274,9 +289,16 @@ def read_artifact(request: HttpRequest, public_id: str, artifact_id: int) -> Str
     return downloads.stream(request, run_files.pieces(found), name=found.key.rsplit("/", 1)[-1])
 
 
+def _set(request: HttpRequest, body: LaunchBody, role: str) -> PromptSet | None:
+    """The prompt set that the body names for a role."""
+    named = getattr(body, role)
+    return chosen(PromptSet.objects.present(), request, named, field=role) if named else None
+
+
 def _rows() -> RunQuerySet:
-    joined = ("project", "pair", "recipe", "created_by", "train_set", "held_out_set")
-    rows = Run.objects.select_related(*joined)
+    joined = ("project", "pair", "recipe", "created_by")
+    sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set")
+    rows = Run.objects.select_related(*joined, *sets)
     return rows.annotate(parent_public_id=F("parent__public_id"))
 
 

@@ -28,6 +28,7 @@ GROUP_LABELS = {
     "cadence": "Cadence",
     "probe": "Probe",
     "provenance": "Provenance",
+    "selection": "Selection",
 }
 
 

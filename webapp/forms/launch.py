@@ -13,6 +13,7 @@ from django import forms
 from django.db.models import QuerySet
 from pydantic import ValidationError
 
+from opdcore.contract import prompt_roles
 from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.evaluation import Evaluation
@@ -21,6 +22,7 @@ from webapp.forms.knobs import field_of
 from webapp.models import Device, Pair, Project, PromptSet, Recipe, Run
 from webapp.models.recipes import RecipeQuerySet
 from webapp.services.recipe_faults import faults_of
+from webapp.services.selection_sets import SelectionSets
 
 # The knobs that people turn from run to run; all others are on the recipe's own page.
 STAGE_KNOBS = (
@@ -58,6 +60,11 @@ class KnobsForm(forms.Form):
         """The stage whose knobs are shown: the first that distills, else the first that reinforces."""
         kinds = [stage.kind for stage in self.document.stages]
         return next((kinds.index(one) for one in ("distill", "reinforce") if one in kinds), None)
+
+    @property
+    def asks_for_sets(self) -> bool:
+        """Whether the recipe selects from prompt sets of its own."""
+        return bool(prompt_roles.used(self.document))
 
     @property
     def stage_knobs(self) -> list[forms.BoundField]:
@@ -121,6 +128,20 @@ class LaunchForm(forms.Form):
         label="Held-out prompts",
         help_text="Answered only to measure: before, during and after.",
     )
+    teacher_content = forms.ModelChoiceField(
+        PromptSet.objects.none(),
+        to_field_name="public_id",
+        required=False,
+        label="Teacher's prompts",
+        help_text="Prompts of the teacher's own post-training, which the recipe selects from.",
+    )
+    outside = forms.ModelChoiceField(
+        PromptSet.objects.none(),
+        to_field_name="public_id",
+        required=False,
+        label="Outside prompts",
+        help_text="Mixed with the teacher's; without them the training prompts are.",
+    )
     recipe = forms.ModelChoiceField(
         Recipe.objects.none(), to_field_name="public_id", help_text="What is done, in stages."
     )
@@ -150,13 +171,16 @@ class LaunchForm(forms.Form):
             "pair": Pair.objects.filter(project=project).with_models(),
             "train": PromptSet.objects.filter(project=project).ready(),
             "held_out": PromptSet.objects.filter(project=project).ready(),
+            "teacher_content": PromptSet.objects.filter(project=project).ready(),
+            "outside": PromptSet.objects.filter(project=project).ready(),
             "recipe": self._recipes(project),
             "parent": Run.objects.filter(project=project),
         }
         for name, rows in choices.items():
             cast("forms.ModelChoiceField[Any]", self.fields[name]).queryset = rows
-        cast("forms.ModelChoiceField[Any]", self.fields["held_out"]).empty_label = "None"
-        for name in ("pair", "train", "recipe"):
+        for name in ("held_out", "outside"):
+            cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "None"
+        for name in ("pair", "train", "teacher_content", "recipe"):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "Choose one"
         cast("forms.ChoiceField", self.fields["device"]).choices = _devices()
 
@@ -164,6 +188,10 @@ class LaunchForm(forms.Form):
         """The newest version of each, and an older one where the copied run used it."""
         of_project = Recipe.objects.filter(project=project)
         return of_project.newest() | of_project.filter(public_id=self["recipe"].value() or "")
+
+    def selection_sets(self) -> SelectionSets:
+        """The sets that the recipe selects from; only of a valid form."""
+        return SelectionSets(**{role: self.cleaned_data[role] for role in prompt_roles.ROLES})
 
     def resources(self) -> dict[str, Any]:
         """The run's resources as the contract knows them."""

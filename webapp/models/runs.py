@@ -64,6 +64,12 @@ class Run(Owned):
     held_out_set = models.ForeignKey(
         PromptSet, models.PROTECT, null=True, blank=True, related_name="runs_as_held_out"
     )
+    teacher_content_set = models.ForeignKey(
+        PromptSet, models.PROTECT, null=True, blank=True, related_name="runs_as_teacher_content"
+    )
+    outside_set = models.ForeignKey(
+        PromptSet, models.PROTECT, null=True, blank=True, related_name="runs_as_outside"
+    )
     parent = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="children"
     )

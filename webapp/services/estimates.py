@@ -72,13 +72,13 @@ def of(pair: Pair, recipe: RecipeDocument, *, longest_prompt: int | None = None)
         strict=True,
     )
     pace = _pace(pair)
-    tokens = sum(_tokens(stage) for stage in stages)
     return Needs(
         memory=max(found, key=lambda one: one.peak_memory_bytes),
-        seconds=tokens * pace.seconds_per_token
+        seconds=_answered_tokens(recipe) * pace.seconds_per_token
         if pace
         else sum(one.seconds for one in found)
         + sum(_collecting_seconds(*cards, stage, kind=kind) for stage in stages)
+        + _selection_tokens(recipe) / speeds[0].sampled
         + _evaluation_seconds(recipe, speeds[0]),
         disk_bytes=max(one.disk_bytes for one in found),
         device=device.name if device else "a processor",
@@ -184,6 +184,29 @@ def _expected_tokens(stage: TrainingStage) -> float:
     return stage.max_response_tokens * EXPECTED_LENGTH_SHARE
 
 
+def _selection_tokens(recipe: RecipeDocument) -> float:
+    """Answers to the candidates: both sides' for a gap at the stage, the student's at each refresh."""
+    tokens = 0.0
+    for index, stage in enumerate(recipe.stages):
+        if stage.kind != "select_prompts" or not stage.measures:
+            continue
+        steps = sum(
+            recipe.steps_by_stage[later]
+            for later in range(index, len(recipe.stages))
+            if recipe.selection_of(later) == index
+        )
+        refreshes = (steps - 1) // stage.refresh_steps if stage.refresh_steps else 0
+        asked = (2 if stage.strategy == "gap" else 1) + refreshes
+        responses = asked * stage.candidates * stage.samples_per_prompt
+        tokens += responses * stage.max_response_tokens * EXPECTED_LENGTH_SHARE
+    return tokens
+
+
+def _answered_tokens(recipe: RecipeDocument) -> float:
+    """Expected tokens of all that is written or learned, and of the answers to candidates."""
+    return sum(_tokens(stage) for stage in _training(recipe)) + _selection_tokens(recipe)
+
+
 def _plan(
     student: ModelCard, stage: TrainingStage, pair: Pair, *, longest_prompt: int | None, kind: str
 ) -> Plan:
@@ -236,7 +259,7 @@ def _pace(pair: Pair) -> Pace | None:
     )
     if run is None:
         return None
-    tokens = sum(_tokens(stage) for stage in _training(run.recipe.contract))
+    tokens = _answered_tokens(run.recipe.contract)
     return Pace(run, run.seconds / tokens) if tokens else None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from django.conf import settings
 
+from opdcore.contract import prompt_roles
 from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
@@ -15,14 +16,20 @@ from opdcore.inspection import ModelCard
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import estimates
 from webapp.services.checkpoints import folder_of
-from webapp.services.launch_preview import prompts_with_tests
+from webapp.services.launch_preview import examples, prompts_with_tests
+from webapp.services.selection_sets import NO_SETS, SelectionSets
 
 # Left free beside a run's own files, for the database and the logs of everything else.
 SPARE_DISK_BYTES = 256 << 20
 
 
 def problems(
-    pair: Pair, recipe: RecipeDocument, *, train: PromptSet, held_out: PromptSet | None
+    pair: Pair,
+    recipe: RecipeDocument,
+    *,
+    train: PromptSet,
+    held_out: PromptSet | None,
+    selection_sets: SelectionSets = NO_SETS,
 ) -> list[ErrorInfo]:
     """Everything that would make the run fail, or say nothing, after it started."""
     return [
@@ -32,6 +39,8 @@ def problems(
         *_of_prompt_set(train, "train"),
         *(_of_graded(recipe, train) if _only_diagnoses(recipe) else _of_held_out(recipe, held_out)),
         *_of_rewards(recipe, train),
+        *_of_selection_sets(recipe, selection_sets),
+        *_of_template(pair, recipe, train),
         *_of_judge(recipe),
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
@@ -163,6 +172,32 @@ def _of_graded(recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
             message=f"No prompt of {train} has {what}, which the verifier {verifier} grades by.",
             remedy="Choose other prompts, or the verifier none.",
             field="train",
+        )
+
+
+def _of_selection_sets(recipe: RecipeDocument, sets: SelectionSets) -> Iterator[ErrorInfo]:
+    given = dict(sets.given())
+    for role, prompt_set in given.items():
+        yield from _of_prompt_set(prompt_set, role)
+    yield from prompt_roles.faults(recipe, given)
+
+
+def _of_template(pair: Pair, recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
+    """Whether the teacher's rendering is another one, told by the first prompt; the job asks of all."""
+    chosen = [
+        index
+        for index, stage in enumerate(recipe.stages)
+        if stage.kind == "select_prompts" and stage.strategy == "teacher_template"
+    ]
+    sides = examples(pair, train) if chosen and train.state == PromptSet.State.READY else []
+    texts = {side.preview.text for side in sides}
+    if len(sides) > 1 and len(texts) == 1 and not any(side.preview.error for side in sides):
+        yield ErrorInfo(
+            code="recipe.same_rendering",
+            message="Both sides render the first prompt alike, so the strategy teacher_template "
+            "changes nothing.",
+            remedy="Choose another strategy, or a pair whose teacher has its own rendering.",
+            field=f"recipe.stages.{chosen[0]}.strategy",
         )
 
 

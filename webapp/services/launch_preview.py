@@ -19,11 +19,13 @@ from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.recipe import TrainingStage
 from opdcore.contract.rendering import Rendering
+from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.rendering import Renderer
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import pairs, prompt_sets
 from webapp.services.checkpoints import folder_of
 from webapp.services.pairs import Preview
+from webapp.services.selection_sets import NO_SETS, SelectionSets
 
 RENDERED_ROWS = 1000
 COMPARED_ROWS = 300_000
@@ -97,12 +99,18 @@ def prompts_with_tests(prompt_set: PromptSet) -> int:
 
 
 def warnings(
-    pair: Pair, recipe: RecipeDocument, *, train: PromptSet, held_out: PromptSet | None
+    pair: Pair,
+    recipe: RecipeDocument,
+    *,
+    train: PromptSet,
+    held_out: PromptSet | None,
+    selection_sets: SelectionSets = NO_SETS,
 ) -> list[ErrorInfo]:
     """What does not forbid the launch, but should be known before it."""
+    drawn = [("train", train), *selection_sets.given()]
     return [
-        *_of_shared(train, held_out),
-        *_of_lengths(pair, recipe, train),
+        *(one for _, prompt_set in drawn for one in _of_shared(prompt_set, held_out)),
+        *(one for role, each in drawn for one in _of_lengths(pair, recipe, each, role)),
         *_of_token_maps(pair),
         *_of_verifier(recipe, held_out),
     ]
@@ -119,17 +127,22 @@ def _of_shared(train: PromptSet, held_out: PromptSet | None) -> Iterator[ErrorIn
         )
 
 
-def _of_lengths(pair: Pair, recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
-    training = [stage for stage in recipe.stages if isinstance(stage, TrainingStage)]
-    limits = [stage.max_prompt_tokens for stage in training]
-    found = lengths(pair, train, most_tokens=min(limits)) if limits else None
+def _of_lengths(
+    pair: Pair, recipe: RecipeDocument, prompt_set: PromptSet, role: str
+) -> Iterator[ErrorInfo]:
+    limits = [
+        stage.max_prompt_tokens
+        for stage in recipe.stages
+        if isinstance(stage, TrainingStage | SelectPromptsStage)
+    ]
+    found = lengths(pair, prompt_set, most_tokens=min(limits)) if limits else None
     if found and found.too_long:
         yield ErrorInfo(
             code="launch.prompt_too_long",
-            message=f"{found.too_long:,} of the first {found.rows:,} prompts of {train} are longer "
+            message=f"{found.too_long:,} of the first {found.rows:,} prompts of {prompt_set} are longer "
             f"than {min(limits):,} tokens; the longest has {found.longest:,}.",
             remedy="The run is refused when it draws one: raise max_prompt_tokens, or shorten them.",
-            field="train",
+            field=role,
         )
 
 

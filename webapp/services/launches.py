@@ -20,6 +20,7 @@ from webapp.services import estimates, launch_checks, launch_preview, recipes, r
 from webapp.services.estimates import Needs
 from webapp.services.launch_preview import Side
 from webapp.services.runs import LocalFiles
+from webapp.services.selection_sets import NO_SETS, SelectionSets
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Choice:
     train: PromptSet
     held_out: PromptSet | None
     recipe: Recipe
+    selection_sets: SelectionSets = NO_SETS
     turned: RecipeDocument | None = None
     name: str = ""
     resources: dict[str, Any] | None = None
@@ -60,8 +62,12 @@ class Review:
 def review(choice: Choice) -> Review:
     """Looks at everything that a launch depends on; starts and saves nothing."""
     pair, document = choice.pair, choice.document
-    sets = {"train": choice.train, "held_out": choice.held_out}
-    problems = launch_checks.problems(pair, document, train=choice.train, held_out=choice.held_out)
+    sets = {
+        "train": choice.train,
+        "held_out": choice.held_out,
+        "selection_sets": choice.selection_sets,
+    }
+    problems = launch_checks.problems(pair, document, **sets)  # type: ignore[arg-type]
     readable = not any(one.code == "launch.prompt_set_not_ready" for one in problems)
     warned = launch_preview.warnings(pair, document, **sets) if readable else []  # type: ignore[arg-type]
     return Review(
@@ -85,6 +91,7 @@ def launch(choice: Choice, *, project: Project, actor: User) -> Run:
         recipe=_recipe(choice, project, actor),
         train=choice.train,
         held_out=choice.held_out,
+        selection_sets=choice.selection_sets,
         name=choice.name,
         resources=choice.resources,
         parent=choice.parent,
@@ -115,6 +122,7 @@ def _body(choice: Choice) -> str | None:
         return None
     parts = {"pair": choice.pair, "recipe": choice.recipe, "train": choice.train}
     parts |= {"held_out": choice.held_out} if choice.held_out else {}
+    parts |= dict(choice.selection_sets.given())
     asked: dict[str, Any] = {name: part.public_id for name, part in parts.items()}
     asked |= {"name": choice.name} if choice.name else {}
     asked |= {"resources": choice.resources} if choice.resources else {}
@@ -125,8 +133,18 @@ def _job(choice: Choice) -> str:
     """The job document that the command line takes, with the prompt sets as files beside it."""
     document = choice.document.model_dump(mode="json")
     recipe = Recipe(public_id="", version=choice.recipe.version, document=document)
-    frozen = runs.snapshot(choice.pair, recipe, train=choice.train, held_out=choice.held_out)
+    frozen = runs.snapshot(
+        choice.pair,
+        recipe,
+        train=choice.train,
+        held_out=choice.held_out,
+        selection_sets=choice.selection_sets,
+    )
     run = Run(public_id="my-run", attempt=1, snapshot=frozen, resources=choice.resources or {})
     held_out = Path("held-out.jsonl") if choice.held_out else None
-    job = runs.job_document(run, LocalFiles(train=Path("train.jsonl"), held_out=held_out))
+    others = {
+        role: Path(f"{role.replace('_', '-')}.jsonl") for role, _ in choice.selection_sets.given()
+    }
+    files = LocalFiles(train=Path("train.jsonl"), held_out=held_out, **others)
+    job = runs.job_document(run, files)
     return job.model_dump_json(indent=2, exclude_defaults=True)

@@ -123,11 +123,17 @@ def give_up_if_silent(row: PromptSet) -> PromptSet:
     return row
 
 
+def _used_by(row: PromptSet) -> Q:
+    """Runs in which the set has any role."""
+    roles = ("train_set", "held_out_set", "teacher_content_set", "outside_set")
+    return Q(*((role, row) for role in roles), _connector=Q.OR)
+
+
 @transaction.atomic
 def delete(row: PromptSet, *, actor: User) -> None:
     """Hides a set that no run uses; `restore` brings it back."""
     require(actor, "edit", row.project)
-    runs = Run.objects.filter(Q(train_set=row) | Q(held_out_set=row)).count()
+    runs = Run.objects.filter(_used_by(row)).count()
     if runs:
         raise BadInput(
             "prompt_set.in_use",

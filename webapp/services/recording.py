@@ -205,17 +205,23 @@ def _of_kind(event: AnyEvent) -> dict[str, Any]:
 
 
 def _tokens(lines: Sequence[Line], teachers: int) -> dict[str, Any]:
-    """Tokens that these lines add to the run's cost: each teacher scores all that are generated."""
+    """Tokens that these lines add to the run's cost: each teacher scores all that are generated.
+
+    Those of a selection are written by either side, and nobody learns from them.
+    """
     new = sum(
         int(line.event.payload.values.get("generated_tokens") or 0)
         for line in lines
         if line.event.kind == "metrics"
     )
-    if not new:
+    selected = [line.event.payload for line in lines if line.event.kind == "selection"]
+    student = new + sum(one.student_tokens for one in selected)
+    teacher = new * teachers + sum(one.teacher_tokens for one in selected)
+    if not student and not teacher:
         return {}
     return {
-        "student_tokens": F("student_tokens") + new,
-        "teacher_tokens": F("teacher_tokens") + new * teachers,
+        "student_tokens": F("student_tokens") + student,
+        "teacher_tokens": F("teacher_tokens") + teacher,
     }
 
 

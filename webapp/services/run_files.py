@@ -26,6 +26,7 @@ NAMES = {
     "output": "Output",
     "evaluation": "Evaluations",
     "trace": "Traces",
+    "selection": "Selected prompts",
     "log": "Logs",
     "checkpoint": "Checkpoints",
 }

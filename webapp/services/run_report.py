@@ -19,6 +19,7 @@ LOG_LINES = 400
 _LOG_KINDS = (
     "log", "job_started", "stage_started", "stage_finished", "job_finished", "evaluation", "health",
     "diagnosis",
+    "selection",
 )  # fmt: skip
 StageState = Literal["done", "current", "failed", "waiting"]
 
@@ -121,7 +122,7 @@ def _state(run: Run, index: int) -> StageState:
 
 def _note(run: Run, span: series.StageSpan) -> str:
     if not span.steps:
-        return "before training" if span.kind == "diagnose" else "held-out prompts"
+        return _NOTES.get(span.kind, "held-out prompts")
     done = min(max(run.step - span.offset, 0), span.steps)
     if run.has_ended and 0 < done < span.steps:
         return f"stopped at step {done:,} of {span.steps:,}"
@@ -168,6 +169,8 @@ def _finished(said: dict[str, Any]) -> tuple[str, str]:
     return "info", f"The job {said['status']}."
 
 
+# What a stage without steps is about.
+_NOTES = {"diagnose": "before training", "select_prompts": "what is distilled on"}
 # What other events say for people, by kind.
 _TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
     "job_started": lambda said: f"The job started on {said['device']}.",
@@ -176,4 +179,7 @@ _TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
     "evaluation": _evaluated,
     "health": lambda said: f"verdict {said['verdict']['code']}.",
     "diagnosis": lambda said: f"Diagnosis: {said['verdict']['code']}.",
+    "selection": lambda said: (
+        f"{said['counts'].get('kept', 0):,} of {sum(said['counts'].values()):,} prompts are kept."
+    ),
 }

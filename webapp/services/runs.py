@@ -33,6 +33,7 @@ from webapp.models import (
 from webapp.models.ownership import Owned
 from webapp.permissions import Action, require
 from webapp.services import audit, launch_checks
+from webapp.services.selection_sets import NO_SETS, SelectionSets
 from webapp.version import code_version
 
 log = structlog.get_logger(__name__)
@@ -62,6 +63,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     recipe: Recipe,
     train: PromptSet,
     held_out: PromptSet | None = None,
+    selection_sets: SelectionSets = NO_SETS,
     name: str = "",
     resources: dict[str, Any] | None = None,
     parent: Run | None = None,
@@ -70,8 +72,11 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     """Queues a run with a snapshot of all it is made of; raises LaunchRefused, or PermissionDenied."""
     require(actor, "launch", project)
     _same_project(project, pair=pair, recipe=recipe, train=train, held_out=held_out, parent=parent)
+    _same_project(project, **selection_sets.by_role())
     document = recipe.contract
-    found = launch_checks.problems(pair, document, train=train, held_out=held_out)
+    found = launch_checks.problems(
+        pair, document, train=train, held_out=held_out, selection_sets=selection_sets
+    )
     if found:
         raise LaunchRefused(found)
     run = Run.objects.create(
@@ -82,11 +87,15 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         recipe=recipe,
         train_set=train,
         held_out_set=held_out,
+        teacher_content_set=selection_sets.teacher_content,
+        outside_set=selection_sets.outside,
         parent=parent,
         relation=relation,
         resources=_resources(resources or {}),
         steps_total=sum(document.steps_by_stage),
-        snapshot=snapshot(pair, recipe, train=train, held_out=held_out),
+        snapshot=snapshot(
+            pair, recipe, train=train, held_out=held_out, selection_sets=selection_sets
+        ),
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}
     audit.record(actor, "launch", project=project, about=run, detail=detail)
@@ -157,6 +166,7 @@ def clone(run: Run, *, actor: User, name: str = "") -> Run:
         recipe=run.recipe,
         train=run.train_set,
         held_out=run.held_out_set,
+        selection_sets=SelectionSets.of_run(run),
         name=name or f"{run.name[:112]} again",
         resources=run.resources,
         parent=run,
@@ -245,6 +255,8 @@ class LocalFiles:
 
     train: Path
     held_out: Path | None = None
+    teacher_content: Path | None = None
+    outside: Path | None = None
     start: Path | None = None
 
 
@@ -259,12 +271,7 @@ def job_document(
             "attempt": run.attempt,
             "student": frozen["student"]["participant"],
             "teachers": [teacher["participant"] for teacher in frozen["teachers"]],
-            "prompt_sets": PromptSets(
-                train=_prompt_file(files.train, frozen["prompt_sets"]["train"]),
-                held_out=_prompt_file(files.held_out, frozen["prompt_sets"]["held_out"])
-                if files.held_out
-                else None,
-            ),
+            "prompt_sets": _prompt_files(files, frozen["prompt_sets"]),
             "recipe": frozen["recipe"]["document"],
             "resources": run.resources if resources is None else resources,
             "start": StartCheckpoint(path=str(files.start)) if files.start else None,
@@ -275,7 +282,12 @@ def job_document(
 
 
 def snapshot(
-    pair: Pair, recipe: Recipe, *, train: PromptSet, held_out: PromptSet | None
+    pair: Pair,
+    recipe: Recipe,
+    *,
+    train: PromptSet,
+    held_out: PromptSet | None,
+    selection_sets: SelectionSets = NO_SETS,
 ) -> dict[str, Any]:
     """All that decides the run's numbers, as it is now."""
     return {
@@ -288,6 +300,7 @@ def snapshot(
         "prompt_sets": {
             "train": _frozen_set(train),
             "held_out": _frozen_set(held_out) if held_out else None,
+            **{role: _frozen_set(one) for role, one in selection_sets.given()},
         },
         "recipe": {
             "public_id": recipe.public_id,
@@ -336,8 +349,21 @@ def _frozen_set(prompt_set: PromptSet) -> dict[str, Any]:
     }
 
 
-def _prompt_file(path: Path, frozen: dict[str, Any]) -> PromptFile:
-    return PromptFile(path=str(path), sha256=frozen["sha256"])
+def _prompt_files(files: LocalFiles, frozen: dict[str, Any]) -> PromptSets:
+    """Every role's file that the worker has put in place, with the hash of its set."""
+    local = {
+        "train": files.train,
+        "held_out": files.held_out,
+        "teacher_content": files.teacher_content,
+        "outside": files.outside,
+    }
+    return PromptSets(
+        **{
+            role: PromptFile(path=str(path), sha256=frozen[role]["sha256"])
+            for role, path in local.items()
+            if path is not None
+        }
+    )
 
 
 def _resources(asked: dict[str, Any]) -> dict[str, Any]:

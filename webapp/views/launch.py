@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db.models import QuerySet
@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from opdcore.contract import prompt_roles
 from opdcore.contract.errors import BadInput
 from webapp.forms.launch import KnobsForm, LaunchForm
 from webapp.models import Pair, Project, PromptSet, Recipe, Run
@@ -21,6 +22,8 @@ from webapp.views.scope import actor, chosen_project
 
 NO_CONTENT = 204
 FIELDS = ("pair", "train", "held_out", "recipe", "name", "device", "threads")
+# What is asked for only where the recipe selects from it.
+SELECTION_FIELDS = prompt_roles.ROLES
 
 
 @require_http_methods(["GET", "POST"])
@@ -56,7 +59,11 @@ def knobs(request: HttpRequest) -> HttpResponse:
     project = chosen_project(request)
     recipes = Recipe.objects.visible_to(request.user).filter(project=project)
     recipe = recipes.filter(public_id=request.GET.get("recipe", "")).first()
-    context = {"knobs": KnobsForm(recipe) if recipe else None, "recipe": recipe}
+    context = {
+        "knobs": KnobsForm(recipe) if recipe else None,
+        "recipe": recipe,
+        "form": LaunchForm(project, initial=_named(request.GET, SELECTION_FIELDS)),
+    }
     answer = render(request, "runs/_knobs.html", context)
     answer["HX-Trigger-After-Settle"] = "knobs-changed"
     return answer
@@ -70,7 +77,8 @@ def parts(request: HttpRequest) -> HttpResponse:
     moved = usual_parts.moved(project, request.POST)
     if all(request.POST.get(name, "") == value for name, value in moved.items()):
         return HttpResponse(status=NO_CONTENT)
-    form = LaunchForm(project, initial=moved | {"pair": request.POST.get("pair", "")})
+    stays = _named(request.POST, ("pair", *SELECTION_FIELDS))
+    form = LaunchForm(project, initial=moved | stays)
     same_recipe = request.POST.get("knobs_of") == moved["recipe"]
     recipe = _chosen_recipe(form, project)
     turned = KnobsForm(recipe, request.POST) if recipe and same_recipe else None
@@ -116,6 +124,7 @@ def _choice(form: LaunchForm, request: HttpRequest) -> tuple[Choice | None, Knob
     choice = Choice(
         **chosen,
         recipe=recipe,
+        selection_sets=form.selection_sets(),
         turned=knobs_form.turned() if fresh else None,
         resources=form.resources(),
         parent=form.cleaned_data["parent"],
@@ -156,6 +165,8 @@ def _checked(
     for name in ("pair", "train", "recipe"):
         if not request.POST.get(name):
             shown[name] = []
+    if knobs_form is not None and knobs_form.asks_for_sets:
+        shown |= {name: form.errors.get(name, []) for name in SELECTION_FIELDS}
     if knobs_form is not None:
         shown |= {path: knobs_form.errors.get(path, []) for path in knobs_form.fields}
     return {
@@ -193,7 +204,11 @@ def _parent(request: HttpRequest, project: Project) -> Run | None:
 def _usual(request: HttpRequest, project: Project, parent: Run | None) -> dict[str, str]:
     """What is filled in: the parent's parts, else those of the address, else the last or the lab's."""
     usual = usual_parts.of_run(parent) if parent else usual_parts.of_user(actor(request), project)
-    asked = {name: request.GET[name] for name in ("pair", "train", "held_out", "recipe", "name")
-             if name in request.GET}  # fmt: skip
+    asked = _named(request.GET, ("pair", "train", "held_out", *SELECTION_FIELDS, "recipe", "name"))
     named = {"parent": parent.public_id, "name": f"{parent.name[:112]} again"} if parent else {}
     return usual | named | asked
+
+
+def _named(sent: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Those of the values that were sent at all."""
+    return {name: sent[name] for name in names if name in sent}

@@ -12,10 +12,20 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
+from opdcore.contract import prompt_roles
 from opdcore.contract.metrics import METRICS
+from webapp.forms.knobs import label_of
 from webapp.models import Run
 from webapp.permissions import allows
-from webapp.services import diagnosis_report, health, run_files, run_report, series, traces
+from webapp.services import (
+    diagnosis_report,
+    health,
+    run_files,
+    run_report,
+    selections,
+    series,
+    traces,
+)
 from webapp.services.run_report import Evaluations, Measured
 from webapp.views.run_charts import CURVE_KEYS, HEAT_KEYS, groups_of, uncharted
 from webapp.views.scope import visible
@@ -36,6 +46,7 @@ def page(request: HttpRequest, public_id: str) -> HttpResponse:
         ],
         "curve_keys": ",".join(CURVE_KEYS),
         "steps_by_stage": ",".join(str(span.steps) for span in series.stages(run)),
+        "selects": any(span.kind == "select_prompts" for span in series.stages(run)),
         "comments": run.comments.select_related("author"),
         "review_states": Run.Review.choices,
     }
@@ -79,6 +90,26 @@ def samples(request: HttpRequest, public_id: str) -> HttpResponse:
 
 
 @require_GET
+def prompts(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Which prompts were selected, which not, and why; with `inner` without the part around it."""
+    run = _run(request, public_id)
+    told = selections.told(run)
+    keys = [one.key for one in told]
+    asked = request.GET.get("selection")
+    key = asked if asked in keys else next(reversed(keys), None)
+    page = request.GET.get("page", "1")
+    shown = key and selections.show(
+        run,
+        key,
+        reason=request.GET.get("reason", ""),
+        page=int(page) if page.isdecimal() and len(page) < 8 else 1,
+    )
+    context = {"run": run, "told": told, "key": key, "shown": shown}
+    name = "runs/_prompts.html" if "inner" in request.GET else "runs/_prompts_part.html"
+    return render(request, name, context)
+
+
+@require_GET
 def log(request: HttpRequest, public_id: str) -> HttpResponse:
     """What happened, line by line, and the end of what the process itself wrote."""
     run = _run(request, public_id)
@@ -110,6 +141,11 @@ def details(request: HttpRequest, public_id: str) -> HttpResponse:
     context = {
         "run": run,
         "snapshot": run.snapshot,
+        "selection_sets": [
+            (label_of(role), run.snapshot["prompt_sets"][role])
+            for role in prompt_roles.ROLES
+            if role in run.snapshot["prompt_sets"]
+        ],
         "recipe_yaml": yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
         "versions": run_report.versions(run),
         "children": run.children.only("public_id", "name", "status", "relation"),
