@@ -1,4 +1,4 @@
-"""`python -m benchmarks.rescue [FAMILY] [CAUSE ...]`: runs what of the study is not kept yet.
+"""`python -m benchmarks.rescue [FAMILY] [CAUSE ...] [others]`: runs what of the study is not kept yet.
 
 Start it as often as there are cores: each process takes the next case that no other one has. What they
 keep is read by `python -m benchmarks rescue`.
@@ -7,12 +7,17 @@ keep is read by `python -m benchmarks rescue`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import get_args
 
 from benchmarks.claims import claimed
+from benchmarks.rescue import knowledge, selections
 from benchmarks.rescue.arms import KEPT, file_of, measured
-from benchmarks.rescue.cases import CAUSES, DRAWN, FAILING, SCORED_ON, TRIED_ON, Case, drawn
+from benchmarks.rescue.cases import CAUSES, DRAWN, FAILING, SCORED_ON, SEEDS, TRIED_ON, Case, drawn
 from benchmarks.rescue.study import described
+from opdcore.contract.select_prompts import Strategy
 
 TOLD = ("name", "severity", "parent", "before", "teacher", "parent_after")
 RESCUED = ("verdict", "called_at", "start", "child_after", "fine_tuned_after", "proof", "recovery")
@@ -28,6 +33,27 @@ def main() -> None:
         for cause in causes:
             if not _enough(cases[cause]):
                 _make(cases[cause][number])
+    if not asked or "others" in asked:
+        others()
+
+
+def others() -> None:
+    """Teachers with nothing new, and strategies of selection, seed by seed."""
+    for seed in SEEDS:
+        with claimed(KEPT / "claims", f"others-{seed}") as mine:
+            if not mine:
+                continue
+            _keep(knowledge.file_of(seed), partial(knowledge.measured, seed))
+            for strategy in get_args(Strategy):
+                arm = partial(selections.measured, seed, strategy)
+                _keep(selections.file_of(seed, strategy), arm)
+
+
+def _keep(file: Path, measure: Callable[[], object]) -> None:
+    """Measures what no file holds yet."""
+    if not file.exists():
+        measure()
+        print(file.relative_to(KEPT), flush=True)
 
 
 def _make(case: Case) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
@@ -189,3 +189,8 @@ def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
             case "job_finished":
                 told["outcome"] = event.payload.outcome.model_dump(mode="json")
     return told
+
+
+def mean(scores: Sequence[float | None]) -> float:
+    """Mean of the scores that were not abstained."""
+    return round(fmean(one for one in scores if one is not None), 4)

@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.calibration import scores
 from benchmarks.records import Row, Rows
-from benchmarks.rescue.arms import measured
+from benchmarks.rescue import knowledge, selections
+from benchmarks.rescue.arms import mean, measured
 from benchmarks.rescue.cases import CAUSES, FAILING, Case, Cause, drawn
 from opdcore.contract.outcome import Outcome
 from opdcore.contract.rescue import RescuePlan
@@ -44,9 +45,9 @@ def described(case: Case, told: Mapping[str, Any]) -> Row:
         "seed": case.seed,
         "severity": round(case.severity, 3),
         "parent": parent["outcome"]["code"],
-        "before": _mean(parent["scores"]["before"]),
-        "teacher": _mean(parent["scores"]["teacher"]),
-        "parent_after": _mean(parent["scores"]["after"]),
+        "before": mean(parent["scores"]["before"]),
+        "teacher": mean(parent["scores"]["teacher"]),
+        "parent_after": mean(parent["scores"]["after"]),
         "failed": "plan" in told,
         "cpu_seconds": told["cpu_seconds"],
     }
@@ -77,11 +78,11 @@ def _proof(told: Mapping[str, Any]) -> dict[str, Any]:
     )
     alone = told.get("fine_tuned")
     return {
-        "child_after": _mean(child["after"]),
+        "child_after": mean(child["after"]),
         "proof": proof.code,
         "rescued": proof.code == "rescued",
         "recovery": proof.outcome.recovery,
-        "fine_tuned_after": _mean(alone["scores"]["after"]) if alone else None,
+        "fine_tuned_after": mean(alone["scores"]["after"]) if alone else None,
     }
 
 
@@ -90,12 +91,12 @@ def summarise(rows: Rows) -> dict[str, Any]:
     failed = {cause: [row for row in part if row.get("failed")] for cause, part in rows.items()}
     failed = {cause: part for cause, part in failed.items() if cause in CAUSES}
     everyone = [row for part in failed.values() for row in part]
-    if not everyone:
-        return {"causes": []}
     return {
-        "causes": [_cause(cause, part) for cause, part in failed.items()],
+        "causes": [_cause(cause, part) for cause, part in failed.items() if part],
         "pooled": scores.share([row["rescued"] for row in everyone]),
         "median_recovery": _recovery(everyone),
+        knowledge.PART: knowledge.summarise(rows.get(knowledge.PART, ())),
+        selections.PART: selections.summarise(rows.get(selections.PART, ())),
         "cpu_hours": round(
             sum(row["cpu_seconds"] for part in rows.values() for row in part) / 3600, 2
         ),
@@ -124,9 +125,8 @@ def _median(rows: Sequence[Row], key: str) -> float:
     return round(median(row[key] for row in rows), 3)
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return round(sum(known) / len(known), 4)
-
-
-PARTS: dict[str, Callable[[], list[Row]]] = {cause: partial(rows, cause) for cause in CAUSES}
+PARTS: dict[str, Callable[[], list[Row]]] = {
+    **{cause: partial(rows, cause) for cause in CAUSES},
+    knowledge.PART: knowledge.rows,
+    selections.PART: selections.rows,
+}
