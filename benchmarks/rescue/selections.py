@@ -32,8 +32,8 @@ from opdcore.lab.cups import NEW_SKILL
 VERSION = "selections-1"
 PART = "selections"
 STEPS = 24
-# What the teacher's answers begin after, once it has been taught so.
-TEMPLATE = "{% for message in messages %}Question: {{ message['content'] }}\nSolution:{% endfor %}"
+# How the teacher reads a prompt once it has been taught to.
+TEMPLATE = "{% for message in messages %}Cups: {{ message['content'] }}{% endfor %}"
 
 
 def rows() -> list[Row]:
@@ -150,9 +150,9 @@ def _templated(triple: Triple, pair: Made, home: Path) -> Path:
     if folder.exists():
         return folder
     stage = ColdStartStage(
-        prompts=512,
+        prompts=1024,
         held_out_prompts=16,
-        steps=96,
+        steps=192,
         learning_rate=1e-3,
         max_prompt_tokens=runs.LONGEST,
         max_response_tokens=runs.LONGEST,
