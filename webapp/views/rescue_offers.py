@@ -11,8 +11,8 @@ from django.urls import reverse
 from django.utils.http import urlencode
 
 from opdcore.contract.rescue import Offer, OfferKind, RescuePlan
-from webapp.models import Pair, PairDiagnosis, Run
-from webapp.services import histories
+from webapp.models import Pair, Run
+from webapp.services import diagnoses, histories
 
 TITLES: dict[OfferKind, str] = {
     "other_teacher": "Another teacher",
@@ -22,7 +22,6 @@ TITLES: dict[OfferKind, str] = {
     "shared_text": "One text for every prompt",
     "keep_checkpoint": "Keep what the student was",
 }
-_RANK = {"go": 0, "undecided": 1, "no_go": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +51,6 @@ def of(run: Run, planned: RescuePlan) -> list[Shown]:
     ]
 
 
-def better_teachers(run: Run, planned: RescuePlan) -> list[PairDiagnosis]:
-    """Diagnoses of this student on these prompts that ended better than this plan's verdict."""
-    goal = histories.recipe_of(run).goal.kind
-    rows = PairDiagnosis.objects.filter(
-        pair__student=run.pair.student, prompt_set=run.train_set, goal=goal
-    )
-    rows = rows.exclude(pair=run.pair).select_related("pair").prefetch_related("pair__teachers")
-    limit = _RANK[planned.verdict.go]
-    found = [row for row in rows if _RANK[row.contract.go] < limit]
-    return sorted(found, key=lambda row: _RANK[row.contract.go])
-
-
 def _ways(run: Run, planned: RescuePlan, offer: Offer) -> tuple[Way, ...]:
     if offer.kind == "other_teacher":
         return _teachers(run, planned)
@@ -79,7 +66,8 @@ def _ways(run: Run, planned: RescuePlan, offer: Offer) -> tuple[Way, ...]:
 
 def _teachers(run: Run, planned: RescuePlan) -> tuple[Way, ...]:
     """Runs with teachers that diagnosed better; else pairs that nobody diagnosed; else a new pair."""
-    better = better_teachers(run, planned)
+    goal = histories.recipe_of(run).goal.kind
+    better = diagnoses.better(run.pair, run.train_set, goal=goal, than=planned.verdict.go)
     if better:
         return tuple(_with(run, row.pair, f"its diagnosis: {row.code}") for row in better)
     others = Pair.objects.filter(project=run.project, student=run.pair.student)
