@@ -43,6 +43,7 @@ def prepare(claimed: Claim) -> Path:
     files = {
         role: _prompt_file(home, role, one["storage_key"]) for role, one in frozen.items() if one
     }
+    files["response_cache"] = Path(settings.STATE_DIR) / "responses"
     if start := claimed.run.snapshot.get("start"):
         files["start"] = _start(home, start["storage_key"])
     job = runs.job_document(claimed.run, runs.LocalFiles(**files), resources=resources(claimed))

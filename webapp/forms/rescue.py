@@ -87,6 +87,11 @@ class RescueForm(forms.Form):
         ]
 
     @property
+    def edited(self) -> list[forms.BoundField]:
+        """The fields of the recipe, each with a place for its errors."""
+        return [self[name] for name in self.fields if name not in ("control", "seen")]
+
+    @property
     def has_moved(self) -> bool:
         """Whether the plan is another one than that which was on the page."""
         return self.is_bound and self["seen"].value() != digest(self.recipe)

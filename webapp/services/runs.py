@@ -256,13 +256,17 @@ def review(run: Run, state: str, *, actor: User) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class LocalFiles:
-    """Where the worker has put what a job reads; `start` is a folder with the weights to start from."""
+    """Where the worker has put what a job reads.
+
+    `start` is a folder with the weights to start from, `response_cache` one that runs share.
+    """
 
     train: Path
     held_out: Path | None = None
     teacher_content: Path | None = None
     outside: Path | None = None
     start: Path | None = None
+    response_cache: Path | None = None
 
 
 def job_document(
@@ -280,6 +284,7 @@ def job_document(
             "recipe": frozen["recipe"]["document"],
             "resources": run.resources if resources is None else resources,
             "start": _start(files.start, frozen["start"]) if files.start else None,
+            "response_cache": str(files.response_cache) if files.response_cache else None,
             "lab_version": frozen["lab_version"],
             "calibration": (frozen.get("family") or {}).get("calibration"),
         }

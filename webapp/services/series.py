@@ -68,12 +68,23 @@ def read(run: Run, keys: Iterable[str], *, points: int = DEFAULT_POINTS) -> Seri
 
 def encode(page: SeriesPage) -> bytes:
     """The page as JSON; non-finite and undefined are null, and `nonfinite` counts the former."""
-    document = {
+    told = {
         "seq": page.seq,
-        "series": {key: _document(buckets) for key, buckets in page.series.items()},
+        "series": {key: document(buckets) for key, buckets in page.series.items()},
         "stages": [vars(span) for span in page.stages],
     }
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def document(buckets: Buckets, *, shift: int = 0) -> dict[str, object]:
+    """A series as JSON has it, its steps moved by `shift`."""
+    return {
+        "x": buckets.steps.astype(np.int64) + shift,
+        "last": np.ascontiguousarray(buckets.last, np.float32),
+        "min": np.ascontiguousarray(buckets.minimum, np.float32),
+        "max": np.ascontiguousarray(buckets.maximum, np.float32),
+        "nonfinite": np.ascontiguousarray(buckets.nonfinite, np.uint32),
+    }
 
 
 def keys(run: Run) -> list[str]:
@@ -253,13 +264,3 @@ def _by_stage(
             newest = columns.singles(tail[stage, key], offset=offsets.get(stage, 0))
             parts.append(columns.merge(newest, BUCKET_POINTS if rolled else 1))
     return parts
-
-
-def _document(buckets: Buckets) -> dict[str, object]:
-    return {
-        "x": buckets.steps,
-        "last": np.ascontiguousarray(buckets.last, np.float32),
-        "min": np.ascontiguousarray(buckets.minimum, np.float32),
-        "max": np.ascontiguousarray(buckets.maximum, np.float32),
-        "nonfinite": np.ascontiguousarray(buckets.nonfinite, np.uint32),
-    }
