@@ -18,6 +18,7 @@ from opdcore.contract.recipe import Recipe
 from opdcore.contract.rescue import Change, RescuePlan
 from webapp.forms.knobs import field_of, group_of, knobs_of, label_of
 from webapp.forms.recipe import STAGES
+from webapp.services import health
 from webapp.services.recipe_faults import faults_of
 from webapp.services.recipe_yaml import BadRecipe, read_yaml, write_yaml
 
@@ -37,6 +38,14 @@ class ShownChange:
     @property
     def is_stage(self) -> bool:
         return self.change.path.count(".") == 1
+
+    @property
+    def evidence(self) -> list[str]:
+        """What the reason rests on, such as `Effective overlap 0.12`."""
+        return [
+            row.label if row.value is None else f"{row.label} {row.value:.3g}"
+            for row in health.rows(self.change.evidence)
+        ]
 
     @property
     def has_errors(self) -> bool:
