@@ -19,7 +19,7 @@ goal: {kind: acquire, target_metric: accuracy}
 evaluation: {verifier: laboratory, prompts: 128, samples_per_prompt: 1, max_response_tokens: 128}
 stages:
   - kind: distill
-    steps: 40
+    steps: 30
     prompts_per_step: 32
     rollouts_per_prompt: 1
     learning_rate: 5.0e-4
@@ -32,6 +32,8 @@ stages:
     on_failing: stop
 """
 PATIENCE_SECONDS = 180
+# From the click on Start to the child's first point: 3.5 on two quiet cores.
+MOST_SECONDS_TO_A_POINT = 15
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_a_failing_run_is_flagged_rescued_by_a_click_and_proven_rescued(
     page.wait_for_load_state("networkidle")
     page.get_by_role("button", name="Start the rescue").click()
     page.wait_for_url(re.compile(r"/runs/[a-z0-9]+/$"))
-    print("seconds to the child's first point:", seconds_until(page, "drawn", patience_seconds=60))
+    assert seconds_until(page, "drawn", patience_seconds=60) < MOST_SECONDS_TO_A_POINT
     expect(page.locator(".page-header-sub")).to_contain_text("rescue of")
 
     page.get_by_role("link", name="Proof").click()
