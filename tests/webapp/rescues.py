@@ -29,7 +29,13 @@ def make_failing(
         scribe.parsed(Health(verdict=make_verdict(code, confidence="high")), step=14),
     )
     run.refresh_from_db()
-    for name, value in {"status": status, "step": 14, "stage_index": 0, **columns}.items():
+    for name, value in {
+        "status": status,
+        "step": 14,
+        "stage_index": 0,
+        "steps_total": 20,
+        **columns,
+    }.items():
         setattr(run, name, value)
     run.save()
     return run

@@ -39,6 +39,10 @@ class Arm:
     last: Measured | None
     teacher: Measured | None
 
+    @property
+    def newest(self) -> Measured | None:
+        return self.last or self.before
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -96,7 +100,7 @@ def rate(project: Project, code: str) -> Rate | None:
     """How often rescues of this cause worked in the project; None before the first."""
     rescues = Run.objects.filter(project=project, relation=Run.Relation.RESCUE)
     of_code = rescues.filter(snapshot__lineage__plan__verdict__code=code, proof__isnull=False)
-    codes = [proof["code"] for proof in of_code.values_list("proof", flat=True)]
+    codes = of_code.values_list("proof__code", flat=True)
     told = [one == WORKED for one in codes if one not in ("inconclusive", "unmeasured")]
     if not told:
         return None
@@ -137,7 +141,8 @@ def _begun(run: Run) -> int:
     if other is None:
         return int(start["step"])
     offset = series.stages(other)[start["stage_index"]].offset
-    return _shift(other) + offset + int(start["step"])
+    step: int = start["step"]
+    return _shift(other) + offset + step
 
 
 def _rescue_of(run: Run) -> Run | None:

@@ -68,9 +68,8 @@ def accept(
             start=start,
             lineage=_lineage(planned, chosen, unattended=unattended),
         )
-        detail = {"child": child.public_id, "verdict": planned.verdict.code}
-        detail |= {"unattended": unattended}
-        audit.record(actor, "rescue", project=run.project, about=run, detail=detail)
+        told = {"child": child.public_id, "verdict": planned.verdict.code, "unattended": unattended}
+        audit.record(actor, "rescue", project=run.project, about=run, detail=told)
         if control:
             _launch_control(run, child, stack, actor=actor)
     return child

@@ -82,10 +82,7 @@ def _ladder(arms: list[Arm]) -> list[dict[str, Any]]:
     """Accuracies on one scale: where it began, each arm's newest, the teacher."""
     first = arms[0].before
     rungs = [rung("Before", first)] if first else []
-    for arm in arms:
-        newest = arm.last or (arm.before if arm is not arms[0] else None)
-        if newest is not None:
-            rungs.append(rung(arm.label, newest))
+    rungs += [rung(arm.label, arm.last) for arm in arms if arm.last is not None]
     teacher = next((arm.teacher for arm in reversed(arms) if arm.teacher), None)
     return [*rungs, rung("Teacher", teacher)] if teacher else rungs
 
