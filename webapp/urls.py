@@ -89,6 +89,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("recipes/import/", recipes.import_recipe, name="recipe-import"),
     path("recipes/<slug:public_id>/", recipes.recipe, name="recipe"),
     path("recipes/<slug:public_id>/yaml/", recipes.download_recipe, name="recipe-download"),
+    path(
+        "recipes/<slug:public_id>/export/<slug:trainer>/",
+        recipes.export_recipe,
+        name="recipe-export",
+    ),
     path("workers/", workers.workers, name="workers"),
     path("workers/state/", workers.state, name="workers-state"),
     path("styleguide/", styleguide.styleguide, name="styleguide"),
@@ -126,6 +131,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
     ),
     path("runs/<slug:public_id>/rescue/", rescue.rescue, name="run-rescue"),
     path("runs/<slug:public_id>/rescue/check/", rescue.check, name="run-rescue-check"),
+    path(
+        "runs/<slug:public_id>/rescue/export/<slug:trainer>/",
+        rescue.export,
+        name="run-rescue-export",
+    ),
     path("runs/<slug:public_id>/proof/", proof.proof, name="run-proof"),
     path("runs/<slug:public_id>/proof/arms/", proof.arms_part, name="run-proof-arms"),
     path("runs/<slug:public_id>/arms.json", proof.arms_json, name="run-arms"),

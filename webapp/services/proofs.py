@@ -137,12 +137,11 @@ def _begun(run: Run) -> int:
     start = run.snapshot.get("start")
     if start is None:
         return 0
+    step = int(start["step"])
     other = Run.objects.filter(public_id=start["run"]).first()
-    if other is None:
-        return int(start["step"])
-    offset = series.stages(other)[start["stage_index"]].offset
-    step: int = start["step"]
-    return _shift(other) + offset + step
+    if other is not None:
+        step += _shift(other) + series.stages(other)[start["stage_index"]].offset
+    return step
 
 
 def _rescue_of(run: Run) -> Run | None:

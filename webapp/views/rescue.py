@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST
+from django.utils.text import slugify
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from opdcore.contract.errors import BadInput
 from opdcore.contract.rescue import RescuePlan
 from webapp.forms.rescue import RescueForm
 from webapp.models import Run
 from webapp.permissions import allows, require
-from webapp.services import health, histories, launches, machines, proofs, rescues
+from webapp.services import exports, health, histories, launches, machines, proofs, rescues
 from webapp.services.launches import Choice
 from webapp.services.runs import LaunchRefused
 from webapp.views import rescue_offers
@@ -57,6 +58,22 @@ def check(request: HttpRequest, public_id: str) -> HttpResponse:
     review = launches.review(_choice(run, form)) if sound else None
     context = {"run": run, "form": form, "review": review, "has_moved": form.has_moved}
     return render(request, "runs/_rescue_check.html", context)
+
+
+@require_GET
+def export(request: HttpRequest, public_id: str, trainer: str) -> HttpResponse:
+    """The plan's recipe as another trainer's configuration."""
+    run = _run(request, public_id)
+    try:
+        recipe = rescues.plan_of(run).recipe
+    except BadInput as error:
+        raise Http404(error.info.message) from error
+    if recipe is None or trainer not in exports.NAMES:
+        raise Http404("There is no such file of this plan.")
+    answer = HttpResponse(exports.write(recipe, trainer), content_type="application/yaml")
+    name = f"{slugify(run.name) or 'run'}-rescue-{trainer}.yaml"
+    answer["Content-Disposition"] = f'attachment; filename="{name}"'
+    return answer
 
 
 def _accept(request: HttpRequest, run: Run, planned: RescuePlan) -> HttpResponse:
@@ -115,6 +132,7 @@ def _context(
         "of": "rescue" if latest else "rescue_pair",
         "form": form,
         "offers": rescue_offers.of(run, planned),
+        "trainers": exports.NAMES.items(),
         "rate": proofs.rate(run.project, planned.verdict.code),
         "may_launch": allows(request.user, "launch", run.project),
     }
