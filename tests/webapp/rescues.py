@@ -4,7 +4,7 @@ import orjson
 from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 
-from opdcore.contract.events import Evaluated, Health
+from opdcore.contract.events import Evaluated, Health, metrics
 from opdcore.contract.outcome import judge
 from opdcore.contract.positions import Positions
 from tests.webapp.diagnoses import make_evidence, make_verdict
@@ -41,27 +41,31 @@ def make_failing(
     return run
 
 
-def tell_positions(run, step, overlap):
+def tell(run, payload, step):
+    """Records a line as a job would, whatever has become of the run."""
     scribe = Scribe(run)
+    scribe.line = 100 + run.events.count()
     Run.objects.filter(pk=run.pk).update(status="running")
-    scribe.line = 100 + step
-    told = Positions(
-        edges=(0, 8, 16, 24), positions=(40, 40, 40), values={"effective_overlap": overlap}
-    )
-    scribe.record(scribe.parsed(told, step=step))
+    scribe.record(scribe.parsed(payload, step=step))
     Run.objects.filter(pk=run.pk).update(status=run.status)
 
 
+def tell_positions(run, step, overlap):
+    values = {"effective_overlap": overlap}
+    tell(run, Positions(edges=(0, 8, 16, 24), positions=(40, 40, 40), values=values), step)
+
+
+def tell_overlap(run, values):
+    for step, value in enumerate(values, start=1):
+        tell(run, metrics({"effective_overlap": value}), step)
+
+
 def tell_accuracy(run, step, accuracy):
-    scribe = Scribe(run)
-    Run.objects.filter(pk=run.pk).update(status="running")
-    scribe.line = 200 + step
     values = {"accuracy": accuracy, "accuracy_low": None, "accuracy_high": None}
     told = Evaluated(
         role="student", prompts=4, samples_per_prompt=1, verifier="exact", values=values
     )
-    scribe.record(scribe.parsed(told, step=step))
-    Run.objects.filter(pk=run.pk).update(status=run.status)
+    tell(run, told, step)
 
 
 def keep_file(run, key, content=b"weights", *, kind="checkpoint"):

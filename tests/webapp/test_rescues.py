@@ -12,11 +12,12 @@ from tests.webapp.rescues import (
     keep_checkpoint,
     make_failing,
     tell_accuracy,
+    tell_overlap,
     tell_positions,
 )
 from tests.workers.rows import make_run
 from webapp.models import AuditEntry, PairDiagnosis, Recipe, Run
-from webapp.services import histories, rescues, runs
+from webapp.services import histories, rescues, runs, series
 
 STOPPED = {"code": "run.failing", "message": "Stopped.", "remedy": "Rescue it."}
 
@@ -49,7 +50,7 @@ def test_a_history_tells_what_is_kept_and_which_of_it_was_best(project, member):
         tell_accuracy(run, step, accuracy)
     history = histories.of(run, spot(12))
     assert history.checkpoints == (spot(5), spot(10), spot(14))
-    assert history.best == spot(10)
+    assert (history.best, history.best_accuracy) == (spot(10), 0.5)
 
 
 def test_a_history_tells_how_deep_both_sides_still_agree(project, member):
@@ -57,7 +58,22 @@ def test_a_history_tells_how_deep_both_sides_still_agree(project, member):
     assert histories.of(run, spot(12)).sound_tokens is None
     tell_positions(run, 1, (0.9, 0.9, 0.9))
     tell_positions(run, 12, (0.9, 0.85, 0.3))
-    assert histories.of(run, spot(12)).sound_tokens == 16
+    tell_positions(run, 14, (0.1, 0.1, 0.1))
+    history = histories.of(run, spot(12))
+    assert (history.sound_tokens, history.parted_tokens) == (16, None)
+
+
+def test_a_history_tells_whether_the_two_ever_agreed(project, member):
+    run = make_failing(project, member)
+    tell_positions(run, 1, (0.9, 0.2, 0.2))
+    tell_overlap(run, (0.3, 0.5, 0.1, 0.9))
+    for compacted in (False, True):
+        if compacted:
+            run.refresh_from_db()
+            series.compact(run.pk, through=run.last_seq)
+        history = histories.of(run, spot(12))
+        assert history.start_overlap == pytest.approx(0.3)
+        assert history.parted_tokens == 8
 
 
 def test_a_plan_answers_the_monitors_verdict(project, member):

@@ -5,16 +5,23 @@ It reads events, artifacts and positions; what a plan does with them it does not
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 import orjson
 
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.rescue import History, Spot
 from opdcore.contract.verdicts import Verdict
-from opdcore.rescue import sound_tokens
+from opdcore.rescue import parted_tokens, sound_tokens
 from webapp.models import Event, PairDiagnosis, Run
-from webapp.services import cuts, positions, starts
+from webapp.services import cuts, positions, run_report, series, starts
+
+OVERLAP = "effective_overlap"
+# Steps whose overlap says whether the two ever agreed.
+FIRST_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +54,14 @@ def found(run: Run) -> Found | None:
 def of(run: Run, failing: Spot | None) -> History:
     """All that a plan knows of the run besides its recipe and verdict."""
     checkpoints = tuple(starts.kept(run))
+    measured = list(_accuracies(run))
     return History(
         failing=failing,
         checkpoints=checkpoints,
-        best=_best(run, checkpoints),
-        sound_tokens=_sound(run, failing),
+        best=_best(measured, checkpoints),
+        best_accuracy=max((value for _, value in measured), default=None),
+        teacher_accuracy=_teacher_accuracy(run),
+        **_depth(run, failing),
         demonstrations="response" in run.train_set.stats.get("columns", {}),
         verifier=recipe_of(run).evaluation.verifier != "none",
         same_rendering=_same_rendering(run),
@@ -87,9 +97,8 @@ def _of_pair(run: Run) -> Verdict | None:
     return row.contract if row else None
 
 
-def _best(run: Run, checkpoints: tuple[Spot, ...]) -> Spot | None:
+def _best(measured: list[tuple[Spot, float]], checkpoints: tuple[Spot, ...]) -> Spot | None:
     """The newest checkpoint at or before the highest accuracy, where any was measured."""
-    measured = list(_accuracies(run))
     if not measured:
         return None
     peak = max(measured, key=lambda one: one[1])[0]
@@ -97,21 +106,33 @@ def _best(run: Run, checkpoints: tuple[Spot, ...]) -> Spot | None:
     return max(before, key=_place, default=None)
 
 
-def _accuracies(run: Run) -> list[tuple[Spot, float]]:
+def _accuracies(run: Run) -> Iterator[tuple[Spot, float]]:
+    """What the student was measured at, and where."""
     stale = cuts.of(run.pk)
     rows = Event.objects.filter(run=run, kind="evaluation").order_by("seq")
-    found: list[tuple[Spot, float]] = []
     for seq, stage, step, payload in rows.values_list("seq", "stage_index", "step", "payload"):
         value = orjson.loads(payload)["values"].get("accuracy")
         if value is not None and not stale.drop(seq, stage, step):
-            found.append((Spot(stage_index=stage or 0, step=step or 0), value))
-    return found
+            yield Spot(stage_index=stage or 0, step=step or 0), value
 
 
-def _sound(run: Run, failing: Spot | None) -> int | None:
-    """Up to which token both sides still agree in the failing stage, as its steps show."""
-    ends = positions.ends(run, failing.stage_index) if failing else None
-    return sound_tokens(*ends) if ends else None
+def _teacher_accuracy(run: Run) -> float | None:
+    measured = run_report.evaluations(run).teacher
+    return measured.value if measured else None
+
+
+def _depth(run: Run, failing: Spot | None) -> dict[str, Any]:
+    """How far the two agreed in the failing stage: at its start, and how deep when it was called failing."""
+    if failing is None:
+        return {}
+    stage = failing.stage_index
+    overlaps = series.head(run, OVERLAP, stage_index=stage, points=FIRST_STEPS)
+    ends = positions.ends(run, stage, until=failing.step)
+    return {
+        "start_overlap": fmean(overlaps) if overlaps else None,
+        "sound_tokens": sound_tokens(*ends) if ends else None,
+        "parted_tokens": parted_tokens(ends[0]) if ends else None,
+    }
 
 
 def _same_rendering(run: Run) -> bool:

@@ -95,13 +95,11 @@ def read(run: Run, metrics: Iterable[str], *, rows: int = DEFAULT_ROWS) -> list[
     ]
 
 
-def ends(run: Run, stage_index: int) -> tuple[Positions, Positions] | None:
-    """The first and the newest step of a stage, as they were told; None before the second one."""
+def ends(run: Run, stage_index: int, *, until: int) -> tuple[Positions, Positions] | None:
+    """The first step of a stage and its newest up to `until`, as they were told; None without any."""
     rows = PositionRow.objects.filter(run=run, stage_index=stage_index).order_by("step")
-    first, last = rows.first(), rows.last()
-    if first is None or last is None or first.pk == last.pk:
-        return None
-    return _told(first), _told(last)
+    first, last = rows.first(), rows.filter(step__lte=until).last()
+    return (_told(first), _told(last)) if first is not None and last is not None else None
 
 
 def encode(grids: Sequence[Grid]) -> bytes:

@@ -87,6 +87,19 @@ def document(buckets: Buckets, *, shift: int = 0) -> dict[str, object]:
     }
 
 
+def head(run: Run, key: str, *, stage_index: int, points: int) -> list[float]:
+    """The first finite points of a stage's metric, however long it is by now."""
+    state = Run.objects.only("last_seq", "compacted_seq").get(pk=run.pk)
+    chunks = MetricChunk.objects.filter(run=run, stage_index=stage_index, metric=key)
+    first = chunks.order_by("first_step").first()
+    found = [_points_of(first)] if first else []
+    if first is None or first.count < points:
+        tail = _tail(run.pk, after=state.compacted_seq, through=state.last_seq, keys=(key,))
+        found += [tail[stage_index, key]] if (stage_index, key) in tail else []
+    values = np.concatenate([one.values for one in found]) if found else np.array([])
+    return [float(one) for one in values[:points] if np.isfinite(one)]
+
+
 def keys(run: Run) -> list[str]:
     """Metrics that the run has so far."""
     state = Run.objects.only("last_seq", "compacted_seq").get(pk=run.pk)
