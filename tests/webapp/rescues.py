@@ -50,8 +50,8 @@ def tell(run, payload, step):
     Run.objects.filter(pk=run.pk).update(status=run.status)
 
 
-def tell_positions(run, step, overlap):
-    values = {"effective_overlap": overlap}
+def tell_positions(run, step, overlap, divergence=(0.1, 0.1, 0.1)):
+    values = {"effective_overlap": overlap, "reverse_kl": divergence}
     tell(run, Positions(edges=(0, 8, 16, 24), positions=(40, 40, 40), values=values), step)
 
 

@@ -118,7 +118,7 @@ def test_every_knob_is_expressed_or_told_or_asks_for_nothing(trainer, stage):
 
 def test_what_trains_nothing_and_how_it_was_graded_is_said_at_the_head():
     text = exports.write(recipe(DISTILL, {"kind": "evaluate"}), "verl")
-    assert "trains nothing: evaluate" in text
+    assert "Not written, since only distillations and cold starts are: evaluate." in text
     assert "verifier none" in text
 
 

@@ -134,6 +134,19 @@ def test_where_training_is_no_cure_other_teachers_are_offered(project, member, b
     assert "Start the rescue" not in html
 
 
+def test_reinforcement_is_offered_as_a_recipe_to_be_saved(project, member, browse):
+    run = make_failing(project, member, code="STALLED_NO_SIGNAL")
+    document = run.snapshot["recipe"]["document"]
+    document["evaluation"]["verifier"] = "exact"
+    run.save()
+    client = browse(member)
+    there = f"{reverse('recipe-new')}?reinforce={run.public_id}"
+    assert there in client.get(address(run)).content.decode()
+    form = client.get(there).content.decode()
+    assert "plain, reinforced" in form
+    assert 'value="reinforce"' in form
+
+
 def test_a_viewer_reads_the_plan_and_may_not_start_it(run, viewer, browse):
     html = browse(viewer).get(address(run)).content.decode()
     assert "Start the rescue" not in html

@@ -65,7 +65,7 @@ def test_a_history_tells_how_deep_both_sides_still_agree(project, member):
 
 def test_a_history_tells_whether_the_two_ever_agreed(project, member):
     run = make_failing(project, member)
-    tell_positions(run, 1, (0.9, 0.2, 0.2))
+    tell_positions(run, 1, (0.9, 0.2, 0.2), divergence=(0.1, 3.0, 4.0))
     tell_overlap(run, (0.3, 0.5, 0.1, 0.9))
     for compacted in (False, True):
         if compacted:

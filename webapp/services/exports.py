@@ -14,7 +14,7 @@ import yaml
 
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
-from opdcore.contract.recipe import Recipe, TrainingStage
+from opdcore.contract.recipe import Recipe
 
 Training = DistillStage | ColdStartStage
 
@@ -99,11 +99,11 @@ class Sheet:
 
 
 def write(recipe: Recipe, trainer: str) -> str:
-    """The recipe as one YAML document for each stage that trains, in their order.
+    """The recipe as one YAML document for each distillation and cold start, in their order.
 
     `trainer` is one of NAMES.
     """
-    stages = [stage for stage in recipe.stages if isinstance(stage, TrainingStage)]
+    stages = [stage for stage in recipe.stages if isinstance(stage, DistillStage | ColdStartStage)]
     head = [
         f"{recipe.name}: written by Stillroom for {NAMES[trainer]}.",
         "Models and data are yours to fill in: STUDENT, TEACHER, TRAIN, HELD_OUT.",
@@ -317,9 +317,14 @@ def _rate(stage: Training) -> float:
 
 
 def _unexpressed_stages(recipe: Recipe) -> Iterator[str]:
-    others = [stage.kind for stage in recipe.stages if not isinstance(stage, TrainingStage)]
-    if others:
-        yield f"Not written, since it trains nothing: {', '.join(others)}."
+    for stage in recipe.stages:
+        if not isinstance(stage, DistillStage | ColdStartStage):
+            knobs = stage.model_dump(mode="json", exclude={"kind"})
+            told = ", ".join(f"{name} {value}" for name, value in knobs.items())
+            yield (
+                f"Not written, since only distillations and cold starts are: {stage.kind} {told}".rstrip()
+                + "."
+            )
     asked = recipe.evaluation.model_dump(mode="json") | {"goal": recipe.goal.kind}
     told = ", ".join(f"{name} {value}" for name, value in asked.items())
     yield f"Held-out prompts were graded so, which is yours to set up there: {told}."

@@ -29,12 +29,16 @@ Scores = list[float | None]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One side of the comparison, with its newest figures; `shift` moves its steps onto the shared axis."""
+    """One side of the comparison, with its newest figures; `shift` moves its steps onto the shared axis.
+
+    `began` is what the first student of all arms was measured at.
+    """
 
     name: str
     label: str
     run: Run
     shift: int
+    began: Measured | None
     before: Measured | None
     last: Measured | None
     teacher: Measured | None
@@ -42,6 +46,14 @@ class Arm:
     @property
     def newest(self) -> Measured | None:
         return self.last or self.before
+
+    @property
+    def recovery(self) -> float | None:
+        """Share of the gap to the teacher closed since all arms began; None where it is not known."""
+        if self.began is None or self.last is None or self.teacher is None:
+            return None
+        gap = self.teacher.value - self.began.value
+        return (self.last.value - self.began.value) / gap if gap > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +69,10 @@ class Rate:
 
 def arms(child: Run) -> list[Arm]:
     """Parent, control arm where there is one, and rescue."""
-    found = [("parent", "Parent", child.parent), ("control", "Control arm", control_of(child))]
+    found = [("parent", "Parent", child.parent), ("control", "Control", control_of(child))]
     found.append(("rescue", "Rescue", child))
-    return [_arm(name, label, run) for name, label, run in found if run is not None]
+    began = run_report.evaluations(_origin(child)).before
+    return [_arm(name, label, run, began) for name, label, run in found if run is not None]
 
 
 def control_of(child: Run) -> Run | None:
@@ -120,9 +133,9 @@ def overlay(found: Sequence[Arm], keys: Iterable[str], *, points: int) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _arm(name: str, label: str, run: Run) -> Arm:
+def _arm(name: str, label: str, run: Run, began: Measured | None) -> Arm:
     found = run_report.evaluations(run)
-    return Arm(name, label, run, _shift(run), found.before, found.last, found.teacher)
+    return Arm(name, label, run, _shift(run), began, found.before, found.last, found.teacher)
 
 
 def _shift(run: Run) -> int:

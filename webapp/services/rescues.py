@@ -18,16 +18,23 @@ from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import BadInput
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.recipe import TrainingStage
+from opdcore.contract.reinforce import ReinforceStage
 from opdcore.contract.rescue import RescuePlan, Spot
 from opdcore.rescue import plan
 from webapp.models import Run, User
 from webapp.permissions import require
 from webapp.services import audit, histories, recipes, runs, starts
+from webapp.services.selection_sets import SelectionSets
 
 log = structlog.get_logger(__name__)
 
 # The error with which a job ends that its recipe stops once it is failing.
 STOPPED = "run.failing"
+# What reinforcement takes over from the distillation: how long it is, and what fits into memory.
+REINFORCED_LIKE = (
+    "steps", "prompts_per_step", "max_prompt_tokens", "max_response_tokens", "tuning", "precision",
+    "sampling_precision", "micro_batch_tokens", "learning_rate", "lora_learning_rate", "warmup_steps",
+)  # fmt: skip
 
 
 def plan_of(run: Run) -> RescuePlan:
@@ -101,6 +108,23 @@ def depth(run: Run) -> int:
     return rescues
 
 
+def reinforced(recipe: RecipeDocument) -> RecipeDocument:
+    """A recipe that trains a model of the student's size with rewards, as long as the distillation was.
+
+    Its output can be the teacher that distillation needs.
+    """
+    distill = next(stage for stage in recipe.stages if isinstance(stage, DistillStage))
+    shared = {name: getattr(distill, name) for name in REINFORCED_LIKE}
+    return RecipeDocument(
+        name=f"{recipe.name[:100]}, reinforced",
+        description="Makes a teacher of the student's own size: trained with the verifier's rewards.",
+        goal=recipe.goal,
+        evaluation=recipe.evaluation,
+        stages=(ReinforceStage(**shared),),
+        seed=recipe.seed,
+    )
+
+
 def edited(planned: RescuePlan, chosen: RecipeDocument) -> list[dict[str, str | None]]:
     """What a person changed in the plan's recipe, knob by knob."""
     if planned.recipe is None:
@@ -132,6 +156,7 @@ def _launched(run: Run, document: RecipeDocument, *, actor: User, **how: Any) ->
         recipe=recipe,
         train=run.train_set,
         held_out=run.held_out_set,
+        selection_sets=SelectionSets.of_run(run),
         resources=run.resources,
         parent=run,
         **how,

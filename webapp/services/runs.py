@@ -98,7 +98,9 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         relation=relation,
         resources=_resources(resources or {}),
         steps_total=sum(document.steps_by_stage),
-        snapshot=snapshot(pair, recipe, train=train, held_out=held_out, selection_sets=selection_sets)
+        snapshot=snapshot(
+            pair, recipe, train=train, held_out=held_out, selection_sets=selection_sets
+        )
         | {"start": start, "lineage": lineage},
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}

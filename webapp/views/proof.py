@@ -19,7 +19,6 @@ POINTS = 600
 # What the arms are compared by, one chart each.
 COMPARED = (
     Chart("Accuracy on held-out prompts", "accuracy", "", fixed="0,1"),
-    Chart("Gap recovery", "gap_recovery", ""),
     Chart("Top-k overlap", "overlap_ratio", "", fixed="0,1"),
     Chart("Effective overlap", "effective_overlap", "", fixed="0,1"),
     Chart("Overlap-token advantage", "overlap_token_advantage", "", unit="nat"),

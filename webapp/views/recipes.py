@@ -13,9 +13,9 @@ from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.forms.parts import YamlForm
 from webapp.forms.recipe import STAGES, RecipeForm
-from webapp.models import Project, Recipe
+from webapp.models import Project, Recipe, Run
 from webapp.permissions import allows, require
-from webapp.services import exports
+from webapp.services import exports, histories, rescues
 from webapp.services import recipes as service
 from webapp.services.recipe_yaml import BadRecipe, read_yaml, write_yaml
 from webapp.views.scope import actor, chosen_project, visible
@@ -34,7 +34,10 @@ def recipes(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 def edit_recipe(request: HttpRequest) -> HttpResponse:
-    """The form: of `?from=`, or of a plain recipe; a change of its stages saves nothing."""
+    """The form: of `?from=`, of what `?reinforce=` that run needs, or of a plain recipe.
+
+    A change of its stages saves nothing.
+    """
     project = chosen_project(request)
     require(actor(request), "edit", project)
     if request.method == "GET":
@@ -121,6 +124,10 @@ def _file(text: str, name: str) -> HttpResponse:
 
 
 def _source(request: HttpRequest) -> RecipeDocument:
+    reinforcing = request.GET.get("reinforce")
+    if reinforcing:
+        run = visible(Run.objects.all(), request, reinforcing)
+        return rescues.reinforced(histories.recipe_of(run))
     public_id = request.GET.get("from")
     return visible(Recipe.objects.all(), request, public_id).contract if public_id else STARTING
 

@@ -18,6 +18,7 @@ from webapp.permissions import allows, require
 from webapp.services import exports, health, histories, launches, machines, proofs, rescues
 from webapp.services.launches import Choice
 from webapp.services.runs import LaunchRefused
+from webapp.services.selection_sets import SelectionSets
 from webapp.views import rescue_offers
 from webapp.views.scope import actor, visible
 
@@ -110,6 +111,7 @@ def _choice(run: Run, form: RescueForm) -> Choice:
         recipe=run.recipe,
         turned=form.document,
         resources=run.resources,
+        selection_sets=SelectionSets.of_run(run),
     )
 
 

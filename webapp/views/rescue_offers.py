@@ -60,7 +60,9 @@ def _ways(run: Run, planned: RescuePlan, offer: Offer) -> tuple[Way, ...]:
         address = f"{reverse('run', args=[run.public_id])}#artifacts"
         return (Way(address, "Open its checkpoints", note),)
     if offer.kind == "reinforce":
-        return ()
+        address = f"{reverse('recipe-new')}?{urlencode({'reinforce': run.public_id})}"
+        note = "save it and run it on this pair; then register its output as a teacher"
+        return (Way(address, "Open its recipe", note),)
     return (Way(reverse("pair", args=[run.pair.public_id]), f"Open the pair {run.pair.name}"),)
 
 

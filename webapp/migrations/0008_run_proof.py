@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("webapp", "0006_families"),
+        ("webapp", "0007_selection_sets"),
     ]
 
     operations = [
