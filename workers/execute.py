@@ -26,7 +26,7 @@ from opdcore.contract.events import AnyEvent, JobFinished
 from opdcore.contract.recipe import Recipe
 from opdcore.forkserver_client import Child, Launch, ensure, spawn_cold, start, warming
 from webapp.models import Lease, Run
-from webapp.services import families, recording, series
+from webapp.services import families, proofs, recording, rescues, series
 from workers import ending, job_folder, leases
 from workers.bell import BELL
 from workers.broker import socket_path, wait_until
@@ -249,15 +249,16 @@ def _end(claimed: Claim, ended: Ending, seconds: float) -> None:
             status=Run.Status.CANCELLED, finished_at=timezone.now()
         )
         Lease.objects.filter(run=claimed.run, attempt=claimed.attempt).delete()
-    _learn_from(claimed.run)
+    for follow in (families.learn_from, proofs.update, rescues.unattended):
+        _follow(follow, claimed.run)
 
 
-def _learn_from(run: Run) -> None:
-    """Its family learns from what became of it; the run has ended, whether that works or not."""
+def _follow(follow: Callable[[int], object], run: Run) -> None:
+    """What others make of the run's end; it has ended, whether that works or not."""
     try:
-        families.learn_from(run.pk)
+        follow(run.pk)
     except Exception:
-        log.exception("family not recalibrated: its next run will do it", run=run.public_id)
+        log.exception("the run's end was not followed", by=follow.__module__, run=run.public_id)
 
 
 def _patiently(write: Callable[[], None]) -> None:

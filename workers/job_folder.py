@@ -1,4 +1,4 @@
-"""The run's folder on this worker, and what a job needs beside it: prompt files, environment.
+"""The run's folder on this worker, and what a job needs beside it: prompts, start, environment.
 
 The same folder serves every attempt of a run, so that a later one goes on from its checkpoints. It
 starts no process.
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from django.conf import settings
-from django.core.files.storage import storages
+from django.core.files.storage import Storage, storages
 
 from opdcore.contract.job import Resource, ResourceRole
 from webapp.models import Device, Run
@@ -43,6 +43,9 @@ def prepare(claimed: Claim) -> Path:
     files = {
         role: _prompt_file(home, role, one["storage_key"]) for role, one in frozen.items() if one
     }
+    files["response_cache"] = Path(settings.STATE_DIR) / "responses"
+    if start := claimed.run.snapshot.get("start"):
+        files["start"] = _start(home, start["storage_key"])
     job = runs.job_document(claimed.run, runs.LocalFiles(**files), resources=resources(claimed))
     path = home / JOB
     _write(path, job.model_dump_json(indent=1).encode())
@@ -91,8 +94,16 @@ def _granted(asked: Resource, given: Mapping[str, str], visible: list[str]) -> R
 
 def _prompt_file(home: Path, role: str, storage_key: str) -> Path:
     """A copy of the stored prompt set; the job checks its hash."""
-    path = home / "prompts" / f"{role}.jsonl"
-    storage = storages["prompts"]
+    return _fetched(storages["prompts"], storage_key, home / "prompts" / f"{role}.jsonl")
+
+
+def _start(home: Path, storage_key: str) -> Path:
+    """The folder of the weights that the student starts from; the job checks their hash."""
+    return _fetched(storages["artifacts"], storage_key, home / "start" / "model.safetensors").parent
+
+
+def _fetched(storage: Storage, storage_key: str, path: Path) -> Path:
+    """A stored file beside the job, fetched once."""
     if path.exists() and path.stat().st_size == storage.size(storage_key):
         return path
     path.parent.mkdir(exist_ok=True)

@@ -3,7 +3,7 @@
 
    `reference` names metrics whose latest value is drawn as a level, `bounds` the two that are the band
    of the first key. Loads src?keys=..., all charts of a page in one request, then follows the document's
-   `run-events`; with `unbegun` there is nothing to load. It draws while it is in view or near it.
+   `run-events`; with `unbegun` there is nothing to load, with `again` it loads anew every so many seconds. It draws while it is in view or near it.
    Charts of one page share the cursor. Drag zooms, a double click shows all. A summary and a table say the same in words and numbers.
    The document's `show-metric` with one of its keys opens it, marks the step and moves the focus there. */
 import { colourOf, columns, DASHES, plot, redraw } from "./chart-plot.js";
@@ -45,6 +45,8 @@ class SeriesChart extends HTMLElement {
     this.sight.observe(this);
     this.printed = () => this.undrawn && this.draw();
     addEventListener("beforeprint", this.printed);
+    const again = Number(this.getAttribute("again"));
+    if (again) this.loading = setInterval(() => this.near && this.load(), 1000 * again);
     this.load();
   }
 
@@ -55,6 +57,7 @@ class SeriesChart extends HTMLElement {
     this.sizes.disconnect();
     this.sight.disconnect();
     removeEventListener("beforeprint", this.printed);
+    clearInterval(this.loading);
     cancelAnimationFrame(this.frame);
     this.plot?.destroy();
     this.plot = null;

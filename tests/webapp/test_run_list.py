@@ -91,6 +91,12 @@ def test_htmx_gets_the_table_alone(browse, member, runs):
     assert b"run 110" in answer.content
 
 
+def test_a_row_that_follows_its_run_replaces_itself_and_not_the_table(browse, member, project):
+    run = make_run(project, status="running")
+    row = browse(member).get(f"/runs/{run.public_id}/row/").content.decode()
+    assert 'hx-target="this"' in row.split(">")[0]
+
+
 def test_an_empty_list_offers_the_laboratory(browse, member, project):
     make_pair(project, is_laboratory=True)
     assert b"Launch the laboratory run" in browse(member).get("/runs/").content

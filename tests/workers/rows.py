@@ -22,7 +22,7 @@ from webapp.models import (
 )
 from webapp.services import recording, runs
 
-PROMPTS = b'{"id":"p1","messages":[{"role":"user","content":"1+1?"}],"answer":"2"}\n'
+PROMPTS = b'{"messages":[{"role":"user","content":"1+1?"}],"answer":"2"}\n'
 
 
 def make_project(slug="p"):

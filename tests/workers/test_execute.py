@@ -16,7 +16,7 @@ from tests.workers.rows import make_user
 from webapp.models import Artifact, Event, Lease, Run
 from webapp.services import runs, series
 from workers import execute as executing
-from workers import leases
+from workers import job_folder, leases
 from workers.broker import wait_until
 from workers.ending import Ending
 from workers.execute import execute
@@ -285,3 +285,28 @@ def test_a_run_that_was_cancelled_while_it_was_put_back_is_cancelled(host):
     run = Run.objects.get()
     assert (run.status, run.finished_at is None) == ("cancelled", False)
     assert not Lease.objects.exists()
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_finds_its_weights_beside_its_job(host, settings):
+    from django.core.files.base import ContentFile
+    from django.core.files.storage import storages
+
+    run = make_told({"steps": 1})
+    key = storages["artifacts"].save("p/starts/one/model.safetensors", ContentFile(b"weights"))
+    run.snapshot["start"] = {"storage_key": key, "sha256": "b" * 64}
+    run.save()
+    execute(leases.claim(host()))
+    folder = job_folder.folder(run)
+    job = json.loads((folder / "job.json").read_bytes())
+    assert job["start"] == {"path": str(folder / "start"), "sha256": "b" * 64}
+    assert (folder / "start" / "model.safetensors").read_bytes() == b"weights"
+    assert job["response_cache"].endswith("/responses")
+
+
+def test_what_fails_after_a_runs_end_leaves_it_ended(host, monkeypatch):
+    def fail(run_id):
+        raise RuntimeError("no plan")
+
+    monkeypatch.setattr(executing.rescues, "unattended", fail)
+    run = run_it(host, {"steps": 1})
+    assert run.status == "succeeded"

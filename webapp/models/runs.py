@@ -94,6 +94,7 @@ class Run(Owned):
     error = models.JSONField(null=True, blank=True)
     outcome = models.JSONField(null=True, blank=True)
     health = models.JSONField(null=True, blank=True)
+    proof = models.JSONField(null=True, blank=True)
     progress = models.JSONField(null=True, blank=True)
 
     last_seq = models.PositiveBigIntegerField(default=0)
@@ -148,6 +149,13 @@ class Run(Owned):
     @property
     def has_ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def wants_rescue(self) -> bool:
+        """It trains, its latest verdict is a bad one, and it did not succeed in spite of that."""
+        failing = self.health is not None and self.health["go"] == "no_go"
+        succeeded = self.outcome is not None and self.outcome["code"] == "success"
+        return failing and bool(self.steps_total) and not succeeded
 
     @property
     def is_stopping(self) -> bool:

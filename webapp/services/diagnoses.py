@@ -16,6 +16,7 @@ from django.db import transaction
 from opdcore.contract.evaluation import Evaluation, Goal, GoalKind, VerifierName
 from opdcore.contract.probe import DiagnoseStage, Diagnosis
 from opdcore.contract.recipe import Recipe as RecipeDocument
+from opdcore.contract.verdicts import Go
 from webapp.models import (
     Pair,
     PairDiagnosis,
@@ -33,6 +34,7 @@ RECIPE_NAME = "Diagnosis"
 RUNS_LOOKED_AT = 200
 # Of a rollout, what student and teacher write from 25, 50 and 75 % of it: .75 + .5 + .25 each.
 CONTINUED = 3.0
+RANKS: dict[Go, int] = {"go": 0, "undecided": 1, "no_go": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,15 @@ def latest(pair: Pair) -> list[Latest]:
     now = weights_now(pair)
     rows = PairDiagnosis.objects.filter(pair=pair).with_parts()
     return [Latest(row, is_stale(row, now)) for row in rows]
+
+
+def better(pair: Pair, prompt_set: PromptSet, *, goal: GoalKind, than: Go) -> list[PairDiagnosis]:
+    """Diagnoses of the same student on these prompts with other teachers that ended better."""
+    rows = PairDiagnosis.objects.filter(
+        pair__student=pair.student, prompt_set=prompt_set, goal=goal
+    ).exclude(pair=pair)
+    ranks = {row: RANKS[row.contract.go] for row in rows.select_related("pair")}
+    return sorted((row for row in ranks if ranks[row] < RANKS[than]), key=lambda row: ranks[row])
 
 
 def runs_behind(pair: Pair) -> list[Run]:

@@ -5,6 +5,7 @@ The monitor's verdicts are read from a run's events, a diagnosis' from its own. 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -83,17 +84,17 @@ def of(run: Run) -> Health | None:
     offsets = {span.index: span.offset for span in series.stages(run)}
     stale = cuts.of(run.pk)
     events = Event.objects.filter(run=run, kind="health").order_by("seq")
-    rows = [
+    told = [
         (offsets.get(stage or 0, 0), step, at, payload)
         for seq, stage, step, at, payload in events.values_list(
             "seq", "stage_index", "step", "at", "payload"
         )
         if not stale.drop(seq, stage, step)
     ]
-    if not rows:
+    if not told:
         return None
-    turns = tuple(_turn(_verdict(payload), offset, step, at) for offset, step, at, payload in rows)
-    offset, step, at, payload = rows[-1]
+    turns = tuple(_turn(_verdict(payload), offset, step, at) for offset, step, at, payload in told)
+    offset, step, at, payload = told[-1]
     latest = said(
         _verdict(payload), at=at, offset=offset, x=None if step is None else offset + step
     )
@@ -104,8 +105,13 @@ def said(
     verdict: Verdict, *, at: datetime | None = None, offset: int = 0, x: int | None = None
 ) -> Said:
     """The verdict with everything that a page shows beside it; `offset` is its stage's."""
-    rows = tuple(_row(one, offset) for one in verdict.evidence)
-    return Said(verdict, title_of(verdict.code), remedies.of(verdict.code), rows, at, x)
+    title, remedy = title_of(verdict.code), remedies.of(verdict.code)
+    return Said(verdict, title, remedy, rows(verdict.evidence, offset=offset), at, x)
+
+
+def rows(evidence: Iterable[Evidence], *, offset: int = 0) -> tuple[EvidenceRow, ...]:
+    """Evidence with labels and units; `offset` is its stage's on the run's axis."""
+    return tuple(_row(one, offset) for one in evidence)
 
 
 def title_of(code: str) -> str:

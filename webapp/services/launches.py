@@ -96,7 +96,15 @@ def launch(choice: Choice, *, project: Project, actor: User) -> Run:
         resources=choice.resources,
         parent=choice.parent,
         relation=Run.Relation.CLONE if choice.parent else None,
+        start=_start(choice),
     )
+
+
+def _start(choice: Choice) -> dict[str, Any] | None:
+    """A changed copy starts where its parent did, as long as it trains the same student."""
+    parent = choice.parent
+    same = parent is not None and parent.pair.student_id == choice.pair.student_id
+    return parent.snapshot.get("start") if parent is not None and same else None
 
 
 def _recipe(choice: Choice, project: Project, actor: User) -> Recipe:

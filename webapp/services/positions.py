@@ -95,6 +95,13 @@ def read(run: Run, metrics: Iterable[str], *, rows: int = DEFAULT_ROWS) -> list[
     ]
 
 
+def ends(run: Run, stage_index: int, *, until: int) -> tuple[Positions, Positions] | None:
+    """The first step of a stage and its newest up to `until`, as they were told; None without any."""
+    rows = PositionRow.objects.filter(run=run, stage_index=stage_index).order_by("step")
+    first, last = rows.first(), rows.filter(step__lte=until).last()
+    return (_told(first), _told(last)) if first is not None and last is not None else None
+
+
 def encode(grids: Sequence[Grid]) -> bytes:
     """Grids as JSON, one table a metric; what is undefined is null."""
     names = Grid.__dataclass_fields__
@@ -109,6 +116,19 @@ def _packed(said: Positions) -> Packed:
         np.array(said.edges, dtype="<u4").tobytes(),
         np.array(said.positions, dtype="<u4").tobytes(),
         values.tobytes(),
+    )
+
+
+def _told(row: PositionRow) -> Positions:
+    """A stored step as the contract has it; undefined means are None again."""
+    values = np.frombuffer(row.values, "<f4").reshape(len(row.metrics.split(",")), -1)
+    return Positions(
+        edges=tuple(np.frombuffer(row.edges, "<u4").tolist()),
+        positions=tuple(np.frombuffer(row.positions, "<u4").tolist()),
+        values={
+            key: tuple(None if np.isnan(one) else float(one) for one in line)
+            for key, line in zip(row.metrics.split(","), values, strict=True)
+        },
     )
 
 

@@ -68,8 +68,13 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     resources: dict[str, Any] | None = None,
     parent: Run | None = None,
     relation: str | None = None,
+    start: dict[str, Any] | None = None,
+    lineage: dict[str, Any] | None = None,
 ) -> Run:
-    """Queues a run with a snapshot of all it is made of; raises LaunchRefused, or PermissionDenied."""
+    """Queues a run with a snapshot of all it is made of; raises LaunchRefused, or PermissionDenied.
+
+    `start` is a checkpoint as `starts.taken` tells it, `lineage` why this run was made from its parent.
+    """
     require(actor, "launch", project)
     _same_project(project, pair=pair, recipe=recipe, train=train, held_out=held_out, parent=parent)
     _same_project(project, **selection_sets.by_role())
@@ -95,7 +100,8 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         steps_total=sum(document.steps_by_stage),
         snapshot=snapshot(
             pair, recipe, train=train, held_out=held_out, selection_sets=selection_sets
-        ),
+        )
+        | {"start": start, "lineage": lineage},
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}
     audit.record(actor, "launch", project=project, about=run, detail=detail)
@@ -171,6 +177,7 @@ def clone(run: Run, *, actor: User, name: str = "") -> Run:
         resources=run.resources,
         parent=run,
         relation=Run.Relation.CLONE,
+        start=run.snapshot.get("start"),
     )
 
 
@@ -251,13 +258,17 @@ def review(run: Run, state: str, *, actor: User) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class LocalFiles:
-    """Where the worker has put what a job reads."""
+    """Where the worker has put what a job reads.
+
+    `start` is a folder with the weights to start from, `response_cache` one that runs share.
+    """
 
     train: Path
     held_out: Path | None = None
     teacher_content: Path | None = None
     outside: Path | None = None
     start: Path | None = None
+    response_cache: Path | None = None
 
 
 def job_document(
@@ -274,7 +285,8 @@ def job_document(
             "prompt_sets": _prompt_files(files, frozen["prompt_sets"]),
             "recipe": frozen["recipe"]["document"],
             "resources": run.resources if resources is None else resources,
-            "start": StartCheckpoint(path=str(files.start)) if files.start else None,
+            "start": _start(files.start, frozen["start"]) if files.start else None,
+            "response_cache": str(files.response_cache) if files.response_cache else None,
             "lab_version": frozen["lab_version"],
             "calibration": (frozen.get("family") or {}).get("calibration"),
         }
@@ -364,6 +376,10 @@ def _prompt_files(files: LocalFiles, frozen: dict[str, Any]) -> PromptSets:
             if path is not None
         }
     )
+
+
+def _start(folder: Path, frozen: dict[str, Any]) -> StartCheckpoint:
+    return StartCheckpoint(path=str(folder), sha256=frozen["sha256"])
 
 
 def _resources(asked: dict[str, Any]) -> dict[str, Any]:

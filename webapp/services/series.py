@@ -68,12 +68,36 @@ def read(run: Run, keys: Iterable[str], *, points: int = DEFAULT_POINTS) -> Seri
 
 def encode(page: SeriesPage) -> bytes:
     """The page as JSON; non-finite and undefined are null, and `nonfinite` counts the former."""
-    document = {
+    told = {
         "seq": page.seq,
-        "series": {key: _document(buckets) for key, buckets in page.series.items()},
+        "series": {key: document(buckets) for key, buckets in page.series.items()},
         "stages": [vars(span) for span in page.stages],
     }
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def document(buckets: Buckets, *, shift: int = 0) -> dict[str, object]:
+    """A series as JSON has it, its steps moved by `shift`."""
+    return {
+        "x": buckets.steps.astype(np.int64) + shift,
+        "last": np.ascontiguousarray(buckets.last, np.float32),
+        "min": np.ascontiguousarray(buckets.minimum, np.float32),
+        "max": np.ascontiguousarray(buckets.maximum, np.float32),
+        "nonfinite": np.ascontiguousarray(buckets.nonfinite, np.uint32),
+    }
+
+
+def head(run: Run, key: str, *, stage_index: int, points: int) -> list[float]:
+    """The first finite points of a stage's metric, however long it is by now."""
+    state = Run.objects.only("last_seq", "compacted_seq").get(pk=run.pk)
+    chunks = MetricChunk.objects.filter(run=run, stage_index=stage_index, metric=key)
+    first = chunks.order_by("first_step").first()
+    found = [_points_of(first)] if first else []
+    if first is None or first.count < points:
+        tail = _tail(run.pk, after=state.compacted_seq, through=state.last_seq, keys=(key,))
+        found += [tail[stage_index, key]] if (stage_index, key) in tail else []
+    values = np.concatenate([one.values for one in found]) if found else np.array([])
+    return [float(one) for one in values[:points] if np.isfinite(one)]
 
 
 def keys(run: Run) -> list[str]:
@@ -253,13 +277,3 @@ def _by_stage(
             newest = columns.singles(tail[stage, key], offset=offsets.get(stage, 0))
             parts.append(columns.merge(newest, BUCKET_POINTS if rolled else 1))
     return parts
-
-
-def _document(buckets: Buckets) -> dict[str, object]:
-    return {
-        "x": buckets.steps,
-        "last": np.ascontiguousarray(buckets.last, np.float32),
-        "min": np.ascontiguousarray(buckets.minimum, np.float32),
-        "max": np.ascontiguousarray(buckets.maximum, np.float32),
-        "nonfinite": np.ascontiguousarray(buckets.nonfinite, np.uint32),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib import messages
 from django.db.models import Count
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -13,8 +13,9 @@ from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.forms.parts import YamlForm
 from webapp.forms.recipe import STAGES, RecipeForm
-from webapp.models import Project, Recipe
+from webapp.models import Project, Recipe, Run
 from webapp.permissions import allows, require
+from webapp.services import exports, histories, rescues
 from webapp.services import recipes as service
 from webapp.services.recipe_yaml import BadRecipe, read_yaml, write_yaml
 from webapp.views.scope import actor, chosen_project, visible
@@ -33,7 +34,10 @@ def recipes(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 def edit_recipe(request: HttpRequest) -> HttpResponse:
-    """The form: of `?from=`, or of a plain recipe; a change of its stages saves nothing."""
+    """The form: of `?from=`, of what `?reinforce=` that run needs, or of a plain recipe.
+
+    A change of its stages saves nothing.
+    """
     project = chosen_project(request)
     require(actor(request), "edit", project)
     if request.method == "GET":
@@ -91,6 +95,7 @@ def recipe(request: HttpRequest, public_id: str) -> HttpResponse:
         "against": against,
         "changes": service.changes(against.document, row.document) if against else [],
         "run_count": row.runs.count(),
+        "trainers": exports.NAMES.items() if any(row.contract.steps_by_stage) else (),
         "may_edit": allows(request.user, "edit", row.project),
     }
     return render(request, "recipes/detail.html", context)
@@ -99,13 +104,30 @@ def recipe(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_GET
 def download_recipe(request: HttpRequest, public_id: str) -> HttpResponse:
     row = visible(Recipe.objects.all(), request, public_id)
-    answer = HttpResponse(write_yaml(row.contract), content_type="application/yaml")
-    name = f"{slugify(row.name) or 'recipe'}-v{row.version}.yaml"
-    answer["Content-Disposition"] = f'attachment; filename="{name}"'
+    return _file(write_yaml(row.contract), f"{slugify(row.name) or 'recipe'}-v{row.version}")
+
+
+@require_GET
+def export_recipe(request: HttpRequest, public_id: str, trainer: str) -> HttpResponse:
+    """The recipe as another trainer's configuration."""
+    row = visible(Recipe.objects.all(), request, public_id)
+    if trainer not in exports.NAMES:
+        raise Http404(f"Recipes are written for {', '.join(exports.NAMES)}, not for {trainer}.")
+    text = exports.write(row.contract, trainer)
+    return _file(text, f"{slugify(row.name) or 'recipe'}-v{row.version}-{trainer}")
+
+
+def _file(text: str, name: str) -> HttpResponse:
+    answer = HttpResponse(text, content_type="application/yaml")
+    answer["Content-Disposition"] = f'attachment; filename="{name}.yaml"'
     return answer
 
 
 def _source(request: HttpRequest) -> RecipeDocument:
+    reinforcing = request.GET.get("reinforce")
+    if reinforcing:
+        run = visible(Run.objects.all(), request, reinforcing)
+        return rescues.reinforced(histories.recipe_of(run))
     public_id = request.GET.get("from")
     return visible(Recipe.objects.all(), request, public_id).contract if public_id else STARTING
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from opdcore.contract.metrics import METRICS, POSITION_METRICS
+from webapp.services.run_report import Measured
 
 # Curves by position: what the student gains, where the two agree, how sure both are.
 CURVE_KEYS = ("token_reward", "overlap_ratio", "student_entropy", "teacher_entropy")
@@ -169,3 +170,16 @@ def uncharted(keys: Iterable[str]) -> list[Chart]:
     """A chart for each of these metrics that no group shows."""
     wanted = dict.fromkeys(key for key in keys if key in METRICS and key not in _CHARTED)
     return [Chart(METRICS[key].label, key, "mean", unit=METRICS[key].unit or "") for key in wanted]
+
+
+def rung(name: str, measured: Measured) -> dict[str, Any]:
+    """An accuracy on the ladder's scale from 0 to 100."""
+    return {
+        "name": name,
+        "value": measured.value,
+        "low": measured.low,
+        "high": measured.high,
+        "at": round(100 * measured.value, 2),
+        "from": None if measured.low is None else round(100 * measured.low, 2),
+        "to": None if measured.high is None else round(100 * measured.high, 2),
+    }

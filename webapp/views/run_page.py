@@ -26,8 +26,8 @@ from webapp.services import (
     series,
     traces,
 )
-from webapp.services.run_report import Evaluations, Measured
-from webapp.views.run_charts import CURVE_KEYS, HEAT_KEYS, groups_of, uncharted
+from webapp.services.run_report import Evaluations
+from webapp.views.run_charts import CURVE_KEYS, HEAT_KEYS, groups_of, rung, uncharted
 from webapp.views.scope import visible
 
 NO_CONTENT = 204
@@ -203,16 +203,4 @@ def _fingerprint(run: Run) -> str:
 def _ladder(found: Evaluations) -> list[dict[str, Any]]:
     """The accuracies as rows on one scale from 0 to 100."""
     named = (("Before", found.before), ("After", found.last), ("Teacher", found.teacher))
-    return [_rung(name, measured) for name, measured in named if measured is not None]
-
-
-def _rung(name: str, measured: Measured) -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": measured.value,
-        "low": measured.low,
-        "high": measured.high,
-        "at": round(100 * measured.value, 2),
-        "from": None if measured.low is None else round(100 * measured.low, 2),
-        "to": None if measured.high is None else round(100 * measured.high, 2),
-    }
+    return [rung(name, measured) for name, measured in named if measured is not None]
