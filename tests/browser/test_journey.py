@@ -8,17 +8,11 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.application import Application, cancel, launch, log_in, running
+from tests.browser.application import Application, cancel, launch, log_in
 
 pytestmark = pytest.mark.browser
 
 RUN_SECONDS = 300
-
-
-@pytest.fixture(scope="module")
-def application(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("state")) as started:
-        yield started
 
 
 @pytest.fixture

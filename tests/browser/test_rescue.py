@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.application import Application, log_in, open_form, running, seconds_until
+from tests.browser.application import Application, log_in, open_form, seconds_until
 
 pytestmark = pytest.mark.browser
 
@@ -34,12 +34,6 @@ stages:
 PATIENCE_SECONDS = 180
 # From the click on Start to the child's first point: 3.5 on two quiet cores.
 MOST_SECONDS_TO_A_POINT = 15
-
-
-@pytest.fixture(scope="module")
-def application(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("state")) as started:
-        yield started
 
 
 def test_a_failing_run_is_flagged_rescued_by_a_click_and_proven_rescued(
