@@ -5,12 +5,14 @@ from django.core.exceptions import PermissionDenied
 from django.core.files.storage import storages
 
 from opdcore.contract.errors import BadInput
+from opdcore.contract.events import Health
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.rescue import Spot
 from tests.webapp.diagnoses import make_verdict
 from tests.webapp.rescues import (
     keep_checkpoint,
     make_failing,
+    tell,
     tell_accuracy,
     tell_overlap,
     tell_positions,
@@ -287,3 +289,11 @@ def test_an_unattended_rescue_without_a_cure_is_noted_in_the_audit_log(project, 
 def move_failing_to(run, step):
     """The monitor called it failing so late that a sound checkpoint lies before it."""
     run.events.filter(kind="health", step__gte=12).update(step=step)
+
+
+def test_the_cause_that_was_called_first_is_answered_not_what_followed(project, member):
+    run = make_failing(project, member)
+    tell(run, Health(verdict=make_verdict("REPETITION_COLLAPSE", confidence="high")), 16)
+    answered = histories.found(run)
+    assert (answered.verdict.code, answered.verdict.confidence) == ("STALLED_MISMATCH", "high")
+    assert answered.failing == spot(12)

@@ -69,19 +69,26 @@ def of(run: Run, failing: Spot | None) -> History:
 
 
 def _monitored(run: Run) -> Found | None:
-    """The latest verdict where it is not a good one, with the start of the bad ones before it."""
+    """The cause that was called first of the newest bad verdicts, as it was said last.
+
+    What is called after a first no-go may only follow from it. Where none is no-go, the latest.
+    """
     stale = cuts.of(run.pk)
     rows = Event.objects.filter(run=run, kind="health").order_by("-seq")
-    last, since = None, None
+    bad: list[Verdict] = []
+    since = None
     for seq, stage, step, payload in rows.values_list("seq", "stage_index", "step", "payload"):
         if stale.drop(seq, stage, step):
             continue
         verdict = Verdict.model_validate(orjson.loads(payload)["verdict"])
         if verdict.go == "go":
             break
-        last = last or verdict
+        bad.append(verdict)
         since = Spot(stage_index=stage or 0, step=step or 0)
-    return Found(last, since) if last else None
+    if not bad:
+        return None
+    cause = next((one.code for one in reversed(bad) if one.go == "no_go"), bad[0].code)
+    return Found(next(one for one in bad if one.code == cause), since)
 
 
 def _diagnosed(run: Run) -> Verdict | None:

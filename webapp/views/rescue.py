@@ -127,10 +127,11 @@ def _context(
     found = histories.found(run)
     monitored = found is not None and found.failing is not None
     latest = health.of(run) if monitored else None
+    said = latest.said if latest and latest.said.verdict == planned.verdict else None
     return {
         "run": run,
         "planned": planned,
-        "said": latest.said if latest else health.said(planned.verdict),
+        "said": said or health.said(planned.verdict),
         "of": "rescue" if latest else "rescue_pair",
         "form": form,
         "offers": rescue_offers.of(run, planned),
