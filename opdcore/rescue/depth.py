@@ -28,12 +28,18 @@ def sound_tokens(start: Positions, now: Positions) -> int | None:
 
 
 def parted_tokens(start: Positions) -> int | None:
-    """The response token at which two sides part that agree before it; None where they do not."""
-    divergence = start.reached(DIVERGENCE)
-    if divergence[0] is None:
-        return None
-    least = max(PARTED_NATS, PARTED_RATIO * divergence[0])
-    for edge, nats in zip(start.edges[1:], divergence[1:], strict=False):
-        if nats is not None and nats > least:
+    """The response token at which two sides part that agree before it; None where they do not.
+
+    They have parted where their overlap is low, though the first chunk's is not, or where they diverge
+    several times as much as in the first.
+    """
+    overlap, divergence = start.reached(OVERLAP), start.reached(DIVERGENCE)
+    agree = overlap[0] is not None and overlap[0] >= LEAST
+    nats = None if divergence[0] is None else max(PARTED_NATS, PARTED_RATIO * divergence[0])
+    for index, edge in enumerate(start.edges[1:-1], start=1):
+        shared, apart = overlap[index], divergence[index]
+        if agree and shared is not None and shared < LEAST:
+            return edge
+        if nats is not None and apart is not None and apart > nats:
             return edge
     return None

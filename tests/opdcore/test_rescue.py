@@ -157,14 +157,17 @@ def chunks(*overlap: float, positions=(90, 90, 90, 90)) -> Positions:
     )
 
 
-def divergences(*nats: float) -> Positions:
-    return Positions(edges=(0, 10, 20, 30, 40), positions=(90,) * 4, values={"reverse_kl": nats})
+def starts(nats, overlap=(0.9, 0.9, 0.9, 0.9)) -> Positions:
+    values = {"reverse_kl": nats, "effective_overlap": overlap}
+    return Positions(edges=(0, 10, 20, 30, 40), positions=(90,) * 4, values=values)
 
 
 def test_sides_part_where_they_agree_before_and_not_after():
-    assert parted_tokens(divergences(0.2, 0.3, 1.4, 3.0)) == 20
-    assert parted_tokens(divergences(0.2, 0.3, 0.9, 0.9)) is None
-    assert parted_tokens(divergences(3.0, 3.0, 4.0, 5.0)) is None
+    assert parted_tokens(starts((0.2, 0.3, 1.4, 3.0))) == 20
+    assert parted_tokens(starts((0.2, 0.3, 0.9, 0.9))) is None
+    assert parted_tokens(starts((3.0, 3.0, 4.0, 5.0))) is None
+    assert parted_tokens(starts((0.5, 1.5, 1.5, 1.5), (0.8, 0.5, 0.5, 0.5))) == 10
+    assert parted_tokens(starts((0.5, 1.5, 1.5, 1.5), (0.4, 0.3, 0.3, 0.3))) is None
 
 
 @pytest.mark.parametrize("code", ["HORIZON_RISK", "REPETITION_COLLAPSE", "DEPTH_COLLAPSE"])
