@@ -83,7 +83,7 @@ def _click_to_point(application: Application, *, warm: bool) -> float:
 
     Opening the form warms the host, so a cold launch is one whose fork-server went after that.
     """
-    with _logged_in(application) as page:
+    with logged_in(application) as page:
         open_form(page, application)
         _wait_until_warm(application)
         if not warm:
@@ -94,7 +94,7 @@ def _click_to_point(application: Application, *, warm: bool) -> float:
 
 
 def _click_to_success(application: Application) -> float:
-    with _logged_in(application) as page:
+    with logged_in(application) as page:
         open_form(page, application)
         _wait_until_warm(application)
         click_launch(page)
@@ -113,7 +113,7 @@ def _forkserver(application: Application) -> Path:
 
 
 @contextmanager
-def _logged_in(application: Application) -> Iterator[Page]:
+def logged_in(application: Application) -> Iterator[Page]:
     """A page of a browser of its own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.calibration import scores
 from benchmarks.records import Row, Rows
-from benchmarks.rescue import knowledge, selections
+from benchmarks.rescue import click, knowledge, selections
 from benchmarks.rescue.arms import mean, measured
 from benchmarks.rescue.cases import CAUSES, FAILING, Case, Cause, drawn
 from opdcore.contract.outcome import Outcome
@@ -97,8 +97,9 @@ def summarise(rows: Rows) -> dict[str, Any]:
         "median_recovery": _recovery(everyone),
         knowledge.PART: knowledge.summarise(rows.get(knowledge.PART, ())),
         selections.PART: selections.summarise(rows.get(selections.PART, ())),
+        "click_to_first_point_seconds_median": click.summarise(rows.get(click.PART, ())),
         "cpu_hours": round(
-            sum(row["cpu_seconds"] for part in rows.values() for row in part) / 3600, 2
+            sum(row.get("cpu_seconds", 0) for part in rows.values() for row in part) / 3600, 2
         ),
     }
 
@@ -129,4 +130,5 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     **{cause: partial(rows, cause) for cause in CAUSES},
     knowledge.PART: knowledge.rows,
     selections.PART: selections.rows,
+    click.PART: click.rows,
 }

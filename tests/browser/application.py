@@ -38,6 +38,27 @@ new MutationObserver(() => {
 """
 
 
+# The laboratory's own recipe at half its rate, which stops once the monitor calls it failing.
+FAILING_RECIPE = """\
+name: Stops when failing
+goal: {kind: acquire, target_metric: accuracy}
+evaluation: {verifier: laboratory, prompts: 128, samples_per_prompt: 1, max_response_tokens: 128}
+stages:
+  - kind: distill
+    steps: 30
+    prompts_per_step: 32
+    rollouts_per_prompt: 1
+    learning_rate: 5.0e-4
+    warmup_steps: 5
+    weight_decay: 0.0
+    max_prompt_tokens: 128
+    max_response_tokens: 128
+    evaluate_steps: 10
+    checkpoint_steps: 10
+    on_failing: stop
+"""
+
+
 class Application(NamedTuple):
     """A running application: its address, a log-in, and its state folder."""
 
@@ -120,3 +141,35 @@ def cancel(page: Page) -> None:
     page.get_by_role("button", name="Cancel run").click()
     page.get_by_role("button", name="Stop after this step?").click()
     expect(page.locator("#run-badges")).to_contain_text("Cancelled", timeout=60_000)
+
+
+def save_failing_recipe(page: Page, application: Application) -> None:
+    page.goto(f"{application.url}recipes/import/")
+    page.locator("[name=text]").fill(FAILING_RECIPE)
+    page.locator("main button[type=submit]").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Stops when failing")
+
+
+def launch_failing(page: Page, application: Application) -> None:
+    """Launches the laboratory's pair whose teacher writes in another style."""
+    open_form(page, application)
+    page.locator("#id_pair").select_option(label="Laboratory, sums: a teacher of another style")
+    expect(page.locator("#id_train option:checked")).to_have_text(re.compile("sums-0 train"))
+    page.locator("#id_recipe").select_option(label="Stops when failing v1")
+    expect(page.locator("#launch-check")).to_contain_text("Ready to launch")
+    page.get_by_role("button", name="Launch run").click()
+    page.wait_for_url(re.compile(r"/runs/(?!new)[a-z0-9]+/$"))
+
+
+def open_rescue(page: Page) -> None:
+    """From a failing run's page to its plan, looked at and at rest."""
+    page.locator("#run-actions").get_by_role("link", name="Rescue").click()
+    expect(page.locator("#rescue-check")).to_contain_text("Ready to start")
+    page.wait_for_load_state("networkidle")
+
+
+def click_rescue(page: Page) -> float:
+    """Seconds from the click on Start to the child's first drawn point."""
+    page.get_by_role("button", name="Start the rescue").click()
+    page.wait_for_url(re.compile(r"/runs/[a-z0-9]+/$"))
+    return seconds_until(page, "drawn", patience_seconds=60)

@@ -1,0 +1,60 @@
+"""Seconds from the click on "Start the rescue" to the child's first drawn point, in a real browser.
+
+The parent is the laboratory's mismatch, stopped once it was called failing. It knows no study.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from playwright.sync_api import Page, expect
+
+from benchmarks.main_job import logged_in
+from benchmarks.records import Row
+from tests.browser.application import (
+    cancel,
+    click_rescue,
+    launch_failing,
+    open_rescue,
+    running,
+    save_failing_recipe,
+)
+
+PART = "click"
+RESCUES = 5
+PATIENCE_MILLISECONDS = 300_000
+
+
+def rows() -> list[Row]:
+    """A rescue each; from the second one on the teacher's responses are found again."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder)) as application,
+        logged_in(application) as page,
+    ):
+        save_failing_recipe(page, application)
+        launch_failing(page, application)
+        expect(page.locator("#run-badges")).to_contain_text("Failed", timeout=PATIENCE_MILLISECONDS)
+        parent = page.url
+        return [{"seconds": round(_rescued(page, parent), 2)} for _ in range(RESCUES)]
+
+
+def summarise(rows: Sequence[Row]) -> float | None:
+    """The median in seconds."""
+    return median(row["seconds"] for row in rows) if rows else None
+
+
+def _rescued(page: Page, parent: str) -> float:
+    """One rescue, cancelled once it is learning, so that its responses are kept."""
+    page.goto(parent)
+    open_rescue(page)
+    seconds = click_rescue(page)
+    expect(page.locator("#run-badges")).to_contain_text("Running")
+    page.locator("series-chart[keys='loss'] .chart-step:not(:empty)").wait_for(
+        state="attached", timeout=PATIENCE_MILLISECONDS
+    )
+    cancel(page)
+    return seconds
