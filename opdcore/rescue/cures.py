@@ -13,7 +13,7 @@ from typing import NamedTuple
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.rescue import History, Spot
-from opdcore.contract.verdicts import Verdict
+from opdcore.contract.verdicts import Evidence, Verdict
 from opdcore.rescue.draft import Draft, Reason
 
 # A cold start's responses, against the rollouts that the distillation will take.
@@ -47,16 +47,17 @@ class Told(NamedTuple):
 Cure = Callable[[Draft, Verdict, History], Told]
 
 
-def start_cold(draft: Draft, verdict: Verdict, _history: History) -> Told:
+def start_cold(draft: Draft, verdict: Verdict, history: History) -> Told:
     """A short supervised stage on the teacher's responses, before the same distillation."""
     again = any(isinstance(one, ColdStartStage) for one in draft.recipe.stages)
     stage = cold_start(draft.stage, times=AGAIN if again else 1)
     draft.insert(
         stage,
         Reason(
-            f"{stage.prompts} responses of the teacher bring the student to its manner first; it "
-            "begins at the weights before this run, since damage done early is not mended later.",
-            verdict.evidence,
+            f"{_apart(verdict, history)}{stage.prompts} responses of the teacher bring the student to "
+            "its manner first; it begins at the weights before this run, since damage done early is "
+            "not mended later.",
+            (*_first_overlap(history), *verdict.evidence),
             "2604.13016, 5.1",
         ),
     )
@@ -72,6 +73,21 @@ def start_cold(draft: Draft, verdict: Verdict, _history: History) -> Told:
         "accuracy climbs.",
         tuple(cautions),
     )
+
+
+def _apart(verdict: Verdict, history: History) -> str:
+    """Why a verdict that does not speak of two manners is answered as if it did."""
+    if verdict.code in ("PATTERN_MISMATCH", "STALLED_MISMATCH", "STUDENT_MALFORMED"):
+        return ""
+    where = f"token {history.parted_tokens}" if history.parted_tokens else "the first token"
+    return f"Both sides differed from {where} on before anything was learned, and this follows: "
+
+
+def _first_overlap(history: History) -> tuple[Evidence, ...]:
+    """The effective overlap of the first steps, where it was measured."""
+    if history.start_overlap is None:
+        return ()
+    return (Evidence(metric="effective_overlap", value=history.start_overlap, step=1),)
 
 
 def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:

@@ -98,6 +98,9 @@ def test_a_collapse_of_two_sides_that_never_agreed_is_answered_with_a_cold_start
     apart = plan(verdict(code), recipe(), failed_at(60, 20, start_overlap=0.3))
     assert [stage.kind for stage in apart.recipe.stages] == ["cold_start", "distill"]
     assert apart.start is None
+    why = apart.changes[0]
+    assert why.reason.startswith("Both sides differed from the first token on")
+    assert (why.evidence[0].metric, why.evidence[0].value) == ("effective_overlap", 0.3)
 
 
 def test_a_student_that_unlearns_what_its_teacher_has_is_rescued_and_else_keeps_its_checkpoint():
