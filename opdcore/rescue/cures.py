@@ -116,12 +116,7 @@ def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
 
 
 def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
-    """Learn from the tokens at which the teacher's signal still holds, and from no later ones."""
-    _roll_back(draft, verdict, history)
-    if history.failing is not None:
-        _keep_mass(draft, verdict)
-    if verdict.code == "DEPTH_COLLAPSE":
-        _slow_down(draft, verdict)
+    """Learn from the tokens at which the teacher's signal holds, and from no later ones."""
     sound, stage = history.sound_tokens, draft.stage
     cautions: tuple[str, ...] = ()
     if sound is None:
@@ -140,6 +135,26 @@ def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
         "Entropy of the last positions stays where it was, and overlap in the first ones goes on "
         "rising.",
         cautions,
+    )
+
+
+def mask_late(draft: Draft, verdict: Verdict, history: History) -> Told:
+    """From before the decay on, leave out late positions for as long as overlap does not hold there."""
+    _roll_back(draft, verdict, history)
+    _keep_mass(draft, verdict)
+    _slow_down(draft, verdict)
+    draft.set(
+        "mask_late_chunks",
+        True,
+        Reason(
+            "Late tokens are taught by noise once overlap is lost there; they are learned from again "
+            "when it holds.",
+            verdict.evidence,
+            "2604.13016, 6.1",
+        ),
+    )
+    return Told(
+        "Entropy of the last positions stays where it was, and overlap holds in all of them."
     )
 
 
@@ -299,7 +314,7 @@ CURES: dict[str, Cure] = {
     "PATTERN_MISMATCH": start_cold,
     "STALLED_MISMATCH": start_cold,
     "HORIZON_RISK": shorten,
-    "DEPTH_COLLAPSE": shorten,
+    "DEPTH_COLLAPSE": mask_late,
     "AGREEMENT_TRAP": shorten,
     "OVERWRITE": steady,
     "REPETITION_COLLAPSE": steady,
