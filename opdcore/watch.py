@@ -12,18 +12,11 @@ from opdcore import checkpoints
 from opdcore.checkpoints import Saved
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import EngineFailure, Paused, StillroomError
-from opdcore.contract.events import (
-    Evaluated,
-    Health,
-    Payload,
-)
+from opdcore.contract.events import Evaluated, Health, Payload
 from opdcore.contract.positions import Positions
 from opdcore.contract.verdicts import Verdict
-from opdcore.monitor import Monitor, is_failing
+from opdcore.monitor import CALLED_WITHIN, Monitor, is_failing
 from opdcore.workspace import Line, Workspace
-
-# A collapse is called within so many steps of its onset (measured on the laboratory's).
-CALLED_WITHIN = 15
 
 
 class Watch:

@@ -32,13 +32,11 @@ from opdcore.contract.rescue import History, RescuePlan, Spot
 from opdcore.contract.verdicts import Verdict
 from opdcore.lab.record import LAB_VERSION
 from opdcore.monitor import is_failing
-from opdcore.rescue import parted_tokens, plan, sound_tokens
+from opdcore.rescue import FIRST_STEPS, parted_tokens, plan, sound_tokens
 
 KEPT = ROOT / "state" / "rescue"
 # Raise it when what is measured of a case changes: all of them are then made anew.
 VERSION = "arms-3"
-# Of so many the start's overlap is the mean.
-FIRST_STEPS = 3
 
 
 def file_of(case: Case) -> Path:

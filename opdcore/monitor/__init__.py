@@ -7,4 +7,7 @@ from __future__ import annotations
 
 from opdcore.monitor.health import Monitor, is_failing
 
-__all__ = ["Monitor", "is_failing"]
+# A collapse is called within so many steps of its onset (measured on the laboratory's).
+CALLED_WITHIN = 15
+
+__all__ = ["CALLED_WITHIN", "Monitor", "is_failing"]

@@ -6,8 +6,8 @@ never why a run was made to fail.
 
 from __future__ import annotations
 
-from opdcore.rescue.depth import parted_tokens, sound_tokens
+from opdcore.rescue.depth import FIRST_STEPS, parted_tokens, sound_tokens
 from opdcore.rescue.plan import plan
 from opdcore.rescue.proof import Proof, prove
 
-__all__ = ["Proof", "parted_tokens", "plan", "prove", "sound_tokens"]
+__all__ = ["FIRST_STEPS", "Proof", "parted_tokens", "plan", "prove", "sound_tokens"]

@@ -14,6 +14,7 @@ from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.rescue import History, Spot
 from opdcore.contract.verdicts import Evidence, Verdict
+from opdcore.monitor import CALLED_WITHIN
 from opdcore.rescue.draft import Draft, Reason
 
 # A cold start's responses, against the rollouts that the distillation will take.
@@ -28,8 +29,6 @@ COLD_RATE, COLD_LORA_RATE, FASTER = 1e-5, 1e-4, 2
 AGAIN = 4
 # Stable-OPD (2604.08527) mixes in demonstrations and holds the student near its start.
 KL_WEIGHT, GOLD_WEIGHT = 0.1, 0.1
-# Steps by which a collapse begins before it is called.
-CALLED_WITHIN = 15
 # A collapse is a sign of too large steps too; our choice.
 SLOWER = 0.25
 USUAL_K = 16
@@ -160,7 +159,6 @@ def mask_late(draft: Draft, verdict: Verdict, history: History) -> Told:
 
 def steady(draft: Draft, verdict: Verdict, history: History) -> Told:
     """Hold the student near its start, with demonstrations where there are any (Stable-OPD)."""
-    _sound_objective(draft, verdict)
     _roll_back(draft, verdict, history)
     _keep_mass(draft, verdict)
     _slow_down(draft, verdict)
@@ -208,15 +206,17 @@ def mask_special(draft: Draft, verdict: Verdict, history: History) -> Told:
 
 
 def bound_reward(draft: Draft, verdict: Verdict, history: History) -> Told:
-    """Rewards of a single token are cut, or the form that bounds them is used."""
+    """Tokens that one side never writes are not learned, and other rewards are cut where they can be."""
     _roll_back(draft, verdict, history)
     reason = Reason(
         "A few tokens of tens of nats dominate the reward.", verdict.evidence, "2606.17199"
     )
-    if draft.stage.form == "sampled":
-        draft.set("reward_clamp", REWARD_CLAMP, reason)
+    stage = draft.stage
+    gradient = stage.form == "sampled" and stage.sampled_loss == "policy_gradient"
+    if gradient and not stage.reward_power:
+        draft.set("reward_clamp", min(REWARD_CLAMP, stage.reward_clamp or REWARD_CLAMP), reason)
     draft.set("token_mask", "special", reason)
-    return Told("The largest rewards are no larger than the clamp, and the gradient is calm.")
+    return Told("The heavy tail's share of the rewards falls, and the gradient is calm.")
 
 
 def keep_variety(draft: Draft, verdict: Verdict, history: History) -> Told:
@@ -251,8 +251,10 @@ def _keep_mass(draft: Draft, verdict: Verdict) -> None:
 
     The stop-gradient loss shifts the logits of a support of mass M together by -M (1 - M) times the mean
     log-ratio of student to teacher: down, wherever the teacher prefers tokens that are not among the
-    student's. Renormalised on the support, the loss does not depend on M.
+    student's. Renormalised on the support, the loss does not depend on M. A clamp of its log-ratios is
+    sound with the former alone.
     """
+    _sound_objective(draft, verdict)
     stage = draft.stage
     if (stage.form, stage.divergence, stage.normalisation) != (
         "top_k",
@@ -270,6 +272,8 @@ def _keep_mass(draft: Draft, verdict: Verdict) -> None:
             "2605.11182",
         ),
     )
+    why = "Only the stop-gradient loss can be clamped without a bias."
+    draft.set("reward_clamp", None, Reason(why))
 
 
 def _slow_down(draft: Draft, verdict: Verdict) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from opdcore.contract.calibration import Thresholds
 from opdcore.contract.positions import Positions
 
+# Steps at a stage's start whose mean says whether the two ever agreed.
+FIRST_STEPS = 3
 OVERLAP, DIVERGENCE = "effective_overlap", "reverse_kl"
 # Our choice: overlap that fell by so much, or never reached so much, is no ground to learn on.
 FALL = 0.1
 LEAST = 0.6
-# As the verdict HORIZON_RISK has it: a divergence that grows so many times, to so many nats.
-PARTED_RATIO, PARTED_NATS = 4.0, 1.0
+# The laboratory's cut-offs of the verdict HORIZON_RISK.
+LIMITS = Thresholds()
 
 
 def sound_tokens(start: Positions, now: Positions) -> int | None:
@@ -35,7 +38,11 @@ def parted_tokens(start: Positions) -> int | None:
     """
     overlap, divergence = start.reached(OVERLAP), start.reached(DIVERGENCE)
     agree = overlap[0] is not None and overlap[0] >= LEAST
-    nats = None if divergence[0] is None else max(PARTED_NATS, PARTED_RATIO * divergence[0])
+    nats = (
+        None
+        if divergence[0] is None
+        else max(LIMITS.horizon_kl, LIMITS.horizon_kl_ratio * divergence[0])
+    )
     for index, edge in enumerate(start.edges[1:-1], start=1):
         shared, apart = overlap[index], divergence[index]
         if agree and shared is not None and shared < LEAST:

@@ -32,15 +32,8 @@ class Draft:
     recipe: Recipe
     stage_index: int
     start: Spot | None = None
-    knobs: dict[str, Value] = field(default_factory=dict)
-    _before: list[Stage] = field(init=False)
-    _after: list[Stage] = field(init=False)
     _inserted: list[tuple[Stage, Reason]] = field(default_factory=list)
     _set: list[tuple[str, Value, Value, Reason]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._before = list(self.recipe.stages[: self.stage_index])
-        self._after = list(self.recipe.stages[self.stage_index + 1 :])
 
     @property
     def stage(self) -> DistillStage:
@@ -57,36 +50,44 @@ class Draft:
         """Turns a knob of the distill stage; nothing is told where it stands there already."""
         before = getattr(self.stage, name)
         if before != value:
-            self.knobs[name] = value
             self._set.append((name, before, value, reason))
 
     def start_from(self, spot: Spot, reason: Reason) -> None:
-        """Goes on from a checkpoint: what was done before it is not done again."""
+        """Goes on from a checkpoint of the distill stage."""
         self.start = spot
-        self._before = []
         left = max(1, self.stage.steps - spot.step)
         self.set("steps", left, reason)
         self.set("warmup_steps", min(self.stage.warmup_steps, left), reason)
 
     def finished(self) -> tuple[Recipe, tuple[Change, ...]]:
         """The new recipe, checked like any other, and what it does otherwise."""
-        stages = [*self._before, *(stage for stage, _ in self._inserted)]
+        before = self._before()
+        stages = [*before, *(stage for stage, _ in self._inserted)]
         place = len(stages)
         changes = [
-            Change(path=f"stages.{len(self._before) + index}", before=None, after=stage.kind,
-                   **_why(reason))
-            for index, (stage, reason) in enumerate(self._inserted)
-        ]  # fmt: skip
-        changes += [
-            Change(path=f"stages.{place}.{name}", before=before, after=after, **_why(reason))
-            for name, before, after, reason in self._set
+            Change(path=f"stages.{index}", before=None, after=stage.kind, **_why(reason))
+            for index, (stage, reason) in enumerate(self._inserted, start=len(before))
         ]
-        distill = DistillStage.model_validate(self.stage.model_dump() | self.knobs)
+        changes += [
+            Change(path=f"stages.{place}.{name}", before=was, after=becomes, **_why(reason))
+            for name, was, becomes, reason in self._set
+        ]
+        knobs = {name: becomes for name, _, becomes, _ in self._set}
+        distill = DistillStage.model_validate(self.stage.model_dump() | knobs)
+        after = self.recipe.stages[self.stage_index + 1 :]
         told = self.recipe.model_dump() | {
             "name": f"{self.recipe.name[:110]}, rescued",
-            "stages": [one.model_dump() for one in (*stages, distill, *self._after)],
+            "stages": [one.model_dump() for one in (*stages, distill, *after)],
         }
         return Recipe.model_validate(told), tuple(changes)
+
+    def _before(self) -> list[Stage]:
+        """What is done before: all of it again, or after a checkpoint the choice of prompts alone."""
+        stages = self.recipe.stages[: self.stage_index]
+        if self.start is None:
+            return list(stages)
+        selected = self.recipe.selection_of(self.stage_index)
+        return [] if selected is None else [stages[selected]]
 
 
 def _why(reason: Reason) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from opdcore.rescue.draft import Draft
 
 # Effective overlap of the first steps below which both sides never agreed; our choice.
 APART = 0.6
+# In accuracy; our choice.
 CLEARLY = 0.1
 # What may only be a consequence of that.
 FOLLOWING = (

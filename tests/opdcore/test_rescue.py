@@ -1,6 +1,10 @@
 """Rescue plans: what each verdict is answered with, where a child starts, and what proves it."""
 
+from contextlib import suppress
+from itertools import product
+
 import pytest
+from pydantic import ValidationError
 
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
@@ -8,6 +12,7 @@ from opdcore.contract.outcome import judge
 from opdcore.contract.positions import Positions
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.rescue import History, Spot
+from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.contract.verdicts import VERDICTS, Evidence, Verdict
 from opdcore.rescue import parted_tokens, plan, prove, sound_tokens
 from opdcore.rescue.cures import CURES
@@ -49,6 +54,35 @@ def test_every_cure_gives_a_sound_recipe_whose_changes_say_why(code):
         _, place, *knob = change.path.split(".")
         stage = found.recipe.stages[int(place)]
         assert (getattr(stage, knob[0]) if knob else stage.kind) == change.after
+
+
+def objectives():
+    """Every sound combination of the knobs that bind one another."""
+    choices = {
+        "form": ("top_k", "sampled", "full"),
+        "divergence": ("reverse", "forward", "jsd"),
+        "normalisation": ("stop_gradient", "renormalised", "tail_bucket", "unnormalised"),
+        "sampled_loss": ("policy_gradient", "k2"),
+        "k": (1, 16),
+        "reward_clamp": (None, 3.0),
+        "reward_power": (0.0, 1.0),
+        "extrapolation": (1.0, 1.2),
+        "tuning": ("full", "lora"),
+    }
+    for values in product(*choices.values()):
+        with suppress(ValidationError):
+            yield recipe(**dict(zip(choices, values, strict=True)))
+
+
+@pytest.mark.parametrize("code", sorted(VERDICTS))
+def test_a_sound_recipe_is_answered_by_a_sound_one_whatever_its_objective(code):
+    history = failed_at(
+        60, 20, start_overlap=0.9, best_accuracy=0.2, teacher_accuracy=0.9, demonstrations=True
+    )
+    answered = [plan(verdict(code), old, history) for old in objectives()]
+    assert len(answered) > 100
+    for found in answered:
+        assert (found.recipe is None) == (found.changes == ())
 
 
 @pytest.mark.parametrize("code", ["PATTERN_MISMATCH", "STALLED_MISMATCH", "STUDENT_MALFORMED"])
@@ -123,6 +157,17 @@ def test_rolling_back_leaves_out_the_stages_that_were_done_before_the_checkpoint
     found = plan(verdict("DEPTH_COLLAPSE"), old, history)
     assert [stage.kind for stage in found.recipe.stages] == ["distill"]
     assert found.recipe.stages[0].steps == 80
+
+
+def test_rolling_back_keeps_the_choice_of_prompts_that_the_distillation_draws_from():
+    old = recipe(SelectPromptsStage(strategy="random"), ColdStartStage(steps=8))
+    history = History(
+        failing=Spot(stage_index=2, step=60), checkpoints=(Spot(stage_index=2, step=20),)
+    )
+    found = plan(verdict("DEPTH_COLLAPSE"), old, history)
+    assert [stage.kind for stage in found.recipe.stages] == ["select_prompts", "distill"]
+    assert found.recipe.stages[1].steps == 80
+    assert found.changes[0].path == "stages.1.steps"
 
 
 def test_an_unsound_objective_is_replaced_and_one_that_is_sound_is_left_alone():

@@ -15,13 +15,11 @@ import orjson
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.rescue import History, Spot
 from opdcore.contract.verdicts import Verdict
-from opdcore.rescue import parted_tokens, sound_tokens
-from webapp.models import Event, PairDiagnosis, Run
-from webapp.services import cuts, positions, run_report, series, starts
+from opdcore.rescue import FIRST_STEPS, parted_tokens, sound_tokens
+from webapp.models import Event, PairDiagnosis, PromptSet, Run
+from webapp.services import cuts, launch_preview, positions, run_report, series, starts
 
 OVERLAP = "effective_overlap"
-# Steps whose overlap says whether the two ever agreed.
-FIRST_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def of(run: Run, failing: Spot | None) -> History:
         best_accuracy=max((value for _, value in measured), default=None),
         teacher_accuracy=_teacher_accuracy(run),
         **_depth(run, failing),
-        demonstrations="response" in run.train_set.stats.get("columns", {}),
+        demonstrations=_demonstrated(run.train_set),
         verifier=recipe_of(run).evaluation.verifier != "none",
         same_rendering=_same_rendering(run),
     )
@@ -140,6 +138,12 @@ def _depth(run: Run, failing: Spot | None) -> dict[str, Any]:
         "sound_tokens": sound_tokens(*ends) if ends else None,
         "parted_tokens": parted_tokens(ends[0]) if ends else None,
     }
+
+
+def _demonstrated(prompts: PromptSet) -> bool:
+    """Whether every prompt comes with a response, as learning from them asks for."""
+    some = "response" in prompts.stats.get("columns", {})
+    return some and launch_preview.prompts_with(prompts, "response") == prompts.rows
 
 
 def _same_rendering(run: Run) -> bool:
