@@ -64,7 +64,9 @@ class Horizon:
         if self.stage.curriculum_start_tokens is not None:
             values["response_cap_tokens"] = float(self.longest)
         if self.stage.mask_late_chunks:
-            values["trained_up_to_tokens"] = float(self.late_from or self.longest)
+            values["trained_up_to_tokens"] = float(
+                self.longest if self.late_from is None else self.late_from
+            )
         return values
 
     def state(self) -> dict[str, Any]:
@@ -77,8 +79,11 @@ class Horizon:
 
 
 def _front(positions: Positions, least: float) -> int | None:
-    """Where the first reached chunk begins in which overlap is too low; None where it holds in all."""
+    """Where the first reached chunk begins in which overlap is too low; None where it holds in all.
+
+    The first chunk is always learned from: without it nothing would ever change.
+    """
     for start, overlap in zip(positions.edges, positions.reached(OVERLAP), strict=False):
         if overlap is not None and overlap < least:
-            return start
+            return max(start, positions.edges[1])
     return None

@@ -52,6 +52,14 @@ def test_chunks_in_which_overlap_does_not_hold_are_masked_once_most_steps_say_so
     assert horizon.told() == {"trained_up_to_tokens": 50}
 
 
+def test_the_first_chunk_is_learned_from_even_where_overlap_is_low_in_all_of_them():
+    horizon = Horizon(stage(mask_late_chunks=True))
+    for _ in range(STEPS):
+        horizon.observe(overlaps(0.1, 0.1, 0.1, 0.1))
+    assert horizon.weights(torch.tensor([0, 24, 25])).tolist() == [1, 1, 0]
+    assert horizon.told() == {"trained_up_to_tokens": 25}
+
+
 def test_the_cap_grows_while_overlap_holds_and_stays_while_it_does_not():
     horizon = Horizon(stage(curriculum_start_tokens=40))
     for _ in range(2 * STEPS):
