@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,9 +43,11 @@ class ResponseCache:
         if self._folder is None:
             return sample()
         file = self._folder / f"{self._key(prompts, sampling, seed)}.json"
-        if file.exists():
-            file.touch()
-            return [_rollout(told) for told in json.loads(file.read_bytes())]
+        # Another process may drop it at any time.
+        with suppress(FileNotFoundError):
+            found = json.loads(file.read_bytes())
+            os.utime(file)
+            return [_rollout(told) for told in found]
         rollouts = sample()
         self._folder.mkdir(parents=True, exist_ok=True)
         aside = file.with_suffix(f".{os.getpid()}.part")
@@ -71,9 +74,10 @@ def _weights(model: Path) -> list[str]:
 
 
 def _drop_oldest(folder: Path) -> None:
-    blocks = sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime)
     total = 0
-    for file in blocks:
-        total += file.stat().st_size
-        if total > MOST_BYTES:
-            file.unlink(missing_ok=True)
+    # Where another process drops some meanwhile, the next block tries again.
+    with suppress(FileNotFoundError):
+        for file in sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime):
+            total += file.stat().st_size
+            if total > MOST_BYTES:
+                file.unlink()
