@@ -33,6 +33,14 @@ class Update:
     learning_rate: float
     changed_share: float
 
+    def told(self) -> dict[str, float]:
+        """Metrics of the update, by key of the metric table."""
+        return {
+            "grad_norm": self.grad_norm,
+            "learning_rate": self.learning_rate,
+            "weights_changed_share": self.changed_share,
+        }
+
     def refusal(self, loss: float, step: int) -> EngineFailure:
         """The error with which a run ends whose update could not be made."""
         return EngineFailure(

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from opdcore.contract.document import Document, knob
+from opdcore.contract.document import Document, again, knob
 from opdcore.contract.training import Schedule, TrainingKnobs
 
 Source = Literal["teacher", "demonstrations"]
@@ -97,28 +97,10 @@ class CollectionKnobs(Document):
 class ColdStartStage(TrainingKnobs, CollectionKnobs):
     """Fine-tuning on the teacher's responses: brings the student to its manner before distillation."""
 
-    learning_rate: float = knob(
-        1e-5, group="optimizer", gt=0, le=1, help="Peak learning rate of AdamW under full tuning."
-    )
-    lora_learning_rate: float = knob(
-        1e-4,
-        group="optimizer",
-        gt=0,
-        le=1,
-        level="advanced",
-        help="Peak learning rate under lora, about ten times that of full tuning.",
-    )
-    warmup_steps: int = knob(
-        3,
-        group="optimizer",
-        ge=0,
-        le=1_000_000,
-        unit="steps",
-        help="Steps over which the learning rate rises from 0.",
-    )
-    schedule: Schedule = knob(
-        "cosine", group="optimizer", help="Course of the learning rate after the warm-up."
-    )
+    learning_rate: float = again(TrainingKnobs, "learning_rate", 1e-5)
+    lora_learning_rate: float = again(TrainingKnobs, "lora_learning_rate", 1e-4)
+    warmup_steps: int = again(TrainingKnobs, "warmup_steps", 3)
+    schedule: Schedule = again(TrainingKnobs, "schedule", "cosine")
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -67,3 +68,10 @@ def experimental_uses(document: Document) -> tuple[str, ...]:
         if getattr(document, name) in experimental_choices(kind, name)
         or (is_experimental(kind, name) and getattr(document, name) != field.default)
     )
+
+
+def again(owner: type[Document], name: str, default: Any) -> Any:  # noqa: ANN401 - as knob
+    """A knob that is declared elsewhere, with another default."""
+    field = copy(owner.model_fields[name])
+    field.default = default
+    return field

@@ -10,8 +10,8 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from opdcore.contract.distill import SamplingKnobs
-from opdcore.contract.document import Document, knob
+from opdcore.contract.distill import DistillStage, LengthKnobs, SamplingKnobs
+from opdcore.contract.document import Document, again, knob
 from opdcore.contract.training import TrainingKnobs
 
 Advantage = Literal["group_mean", "group_normalised"]
@@ -22,12 +22,8 @@ class GroupKnobs(Document):
     """How much is written, and what a group of siblings teaches."""
 
     kind: Literal["reinforce"] = "reinforce"
-    steps: int = knob(
-        200, group="length", ge=1, le=1_000_000, unit="steps", help="Optimizer steps."
-    )
-    prompts_per_step: int = knob(
-        32, group="length", ge=1, le=65_536, unit="prompts", help="Prompts answered in each step."
-    )
+    steps: int = again(LengthKnobs, "steps", 200)
+    prompts_per_step: int = again(LengthKnobs, "prompts_per_step", 32)
     rollouts_per_prompt: int = knob(
         8,
         group="length",
@@ -72,14 +68,7 @@ class ReinforceStage(TrainingKnobs, SamplingKnobs, GroupKnobs):
         le=2,
         help="Temperature of rollouts, and of the distribution that is trained.",
     )
-    evaluate_steps: int = knob(
-        20,
-        group="cadence",
-        ge=0,
-        le=1_000_000,
-        unit="steps",
-        help="Evaluate every so many steps; 0 only before and after.",
-    )
+    evaluate_steps: int = again(DistillStage, "evaluate_steps", 20)
 
     @property
     def needs_initial(self) -> bool:

@@ -59,9 +59,7 @@ def cold_start(
             "loss": loss,
             "held_out_nll": after if before is None else before,
             "response_tokens_mean": fmean(len(learned[row]) for row in rows),
-            "grad_norm": update.grad_norm,
-            "learning_rate": update.learning_rate,
-            "weights_changed_share": update.changed_share,
+            **update.told(),
             "peak_memory_bytes": float(peak_memory_bytes(work.student.device)),
         }
         yield Line(metrics(values), step)

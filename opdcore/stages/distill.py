@@ -28,6 +28,7 @@ from opdcore.order import seed_of
 from opdcore.passes import back_propagate
 from opdcore.stages import saving
 from opdcore.stages.anchoring import anchor
+from opdcore.stages.measuring import measure
 from opdcore.stages.writing import write
 from opdcore.step_report import ScoredStep
 from opdcore.tuning import Tuning
@@ -77,9 +78,7 @@ def distill(
         scored = ScoredStep(rows, rollouts, grades, passed)
         values = step_report.scalars(scored, work.student.renderer) | clock.seconds
         values |= {
-            "grad_norm": update.grad_norm,
-            "learning_rate": update.learning_rate,
-            "weights_changed_share": update.changed_share,
+            **update.told(),
             "tokens_per_second": scored.tokens / clock.seconds["step_seconds"],
             "peak_memory_bytes": float(peak_memory_bytes(work.student.device)),
             **horizon.told(),
@@ -97,7 +96,9 @@ def distill(
         if traced:
             for payload in tracing.write(work, scored, again, stage_index=stage_index, step=step):
                 yield Line(payload, step)
-        yield from _evaluate(work, watch, stage_index, step)
+        for payload in measure(stage, work, stage_index, step):
+            yield Line(payload, step)
+            yield from watch.evaluated(payload, step)
         halts = watch.halts(step)
         if halts or step % stage.checkpoint_steps == 0 or step == stage.steps:
             kept = _followed(watch, horizon)
@@ -121,16 +122,3 @@ def _horizon(stage: DistillStage, resume: Saved | None) -> Horizon:
 def _followed(watch: Watch, horizon: Horizon) -> dict[str, Any]:
     """What a checkpoint keeps besides weights and optimizer."""
     return watch.state() | {"horizon": horizon.state()}
-
-
-def _evaluate(work: Workspace, watch: Watch, stage_index: int, step: int) -> Iterator[Line]:
-    stage = watch.stage
-    if work.evaluator is None:
-        return
-    # After the first step, so that the first point is drawn before the teacher is asked.
-    for payload in work.evaluator.teacher(work.teacher):
-        yield Line(payload, step)
-    if step == stage.steps or (stage.evaluate_steps and step % stage.evaluate_steps == 0):
-        for payload in work.evaluator.student(work.student, stage_index=stage_index, step=step):
-            yield Line(payload, step)
-            yield from watch.evaluated(payload, step)

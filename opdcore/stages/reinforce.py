@@ -24,6 +24,7 @@ from opdcore.order import draw, seed_of
 from opdcore.reward_passes import learn
 from opdcore.stages import saving
 from opdcore.stages.anchoring import anchor
+from opdcore.stages.measuring import measure
 from opdcore.stages.writing import write
 from opdcore.tuning import Tuning
 from opdcore.workspace import Line, Workspace
@@ -68,9 +69,7 @@ def reinforce(
         values |= {
             "reward_mean": weighed.mean_reward,
             "zero_variance_groups": weighed.groups_alike,
-            "grad_norm": update.grad_norm,
-            "learning_rate": update.learning_rate,
-            "weights_changed_share": update.changed_share,
+            **update.told(),
             "tokens_per_second": sum(len(r.ids) for r in rollouts) / clock.seconds["step_seconds"],
             "peak_memory_bytes": float(peak_memory_bytes(work.student.device)),
         }
@@ -79,21 +78,9 @@ def reinforce(
             raise update.refusal(learned.loss, step)
         if alarm := tuning.alarm():
             yield Line(Logged(level="warning", message=alarm), step)
-        yield from _evaluate(stage, work, stage_index, step)
+        for payload in measure(stage, work, stage_index, step):
+            yield Line(payload, step)
         if step % stage.checkpoint_steps == 0 or step == stage.steps:
             yield from saving.checkpoint(work, tuning, stage_index, step)
             saved_step = step
     tuning.finish()
-
-
-def _evaluate(
-    stage: ReinforceStage, work: Workspace, stage_index: int, step: int
-) -> Iterator[Line]:
-    if work.evaluator is None:
-        return
-    # After the first step, so that the first point is drawn before the teacher is asked.
-    for payload in work.evaluator.teacher(work.teacher):
-        yield Line(payload, step)
-    if step == stage.steps or (stage.evaluate_steps and step % stage.evaluate_steps == 0):
-        for payload in work.evaluator.student(work.student, stage_index=stage_index, step=step):
-            yield Line(payload, step)
