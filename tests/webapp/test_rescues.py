@@ -1,8 +1,11 @@
 """From a failing run's rows to its child: the history, the plan, what is launched, what is refused."""
 
+import json
+
 import pytest
 from django.core.exceptions import PermissionDenied
 from django.core.files.storage import storages
+from django.core.files.uploadedfile import SimpleUploadedFile
 
 from opdcore.contract.errors import BadInput
 from opdcore.contract.events import Health
@@ -19,7 +22,7 @@ from tests.webapp.rescues import (
 )
 from tests.workers.rows import make_run
 from webapp.models import AuditEntry, PairDiagnosis, Recipe, Run
-from webapp.services import histories, rescues, runs, series
+from webapp.services import histories, prompt_sets, rescues, runs, series
 
 STOPPED = {"code": "run.failing", "message": "Stopped.", "remedy": "Rescue it."}
 
@@ -53,6 +56,16 @@ def test_a_history_tells_what_is_kept_and_which_of_it_was_best(project, member):
     history = histories.of(run, spot(12))
     assert history.checkpoints == (spot(5), spot(10), spot(14))
     assert (history.best, history.best_accuracy) == (spot(10), 0.5)
+
+
+@pytest.mark.parametrize(("rows", "demonstrated"), [(2, True), (1, False), (0, False)])
+def test_demonstrations_count_where_every_prompt_has_one(project, member, rows, demonstrated):
+    lines = [{"prompt": f"{n} + 1?", "response": "It is so." if n < rows else ""} for n in range(2)]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    given = SimpleUploadedFile("shown.jsonl", content)
+    run = make_failing(project, member)
+    run.train_set = prompt_sets.upload(given, name="shown", project=project, actor=member)
+    assert histories.of(run, None).demonstrations is demonstrated
 
 
 def test_a_history_tells_how_deep_both_sides_still_agree(project, member):
@@ -204,6 +217,14 @@ def test_a_control_arm_goes_on_with_the_parents_recipe_for_equal_steps(project, 
     assert arm.snapshot["lineage"] == {"control_of": child.public_id}
     assert (stage.steps, stage.on_failing) == (child.steps_total, "continue")
     assert arm.snapshot["start"]["step"] == 10
+
+
+def test_a_control_arm_draws_from_the_same_choice_of_prompts():
+    stages = [{"kind": "select_prompts", "strategy": "random"}, *distill()]
+    recipe = RecipeDocument.model_validate({"name": "chosen", "stages": stages})
+    arm = rescues.continued(recipe, spot(20, stage=1), steps=40)
+    assert [stage.kind for stage in arm.stages] == ["select_prompts", "distill"]
+    assert arm.stages[1].steps == 40
 
 
 def test_a_control_arm_without_a_checkpoint_takes_the_parents_steps_again(project, member):

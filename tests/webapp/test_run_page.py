@@ -6,8 +6,6 @@ import zipfile
 from typing import get_args
 
 import pytest
-from django.core.files.base import ContentFile
-from django.core.files.storage import storages
 
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.events import (
@@ -20,8 +18,9 @@ from opdcore.contract.events import (
 )
 from opdcore.contract.metrics import METRICS, POSITION_METRICS
 from opdcore.contract.positions import Positions
+from tests.webapp.rescues import keep_file
 from tests.workers.rows import Scribe, make_running
-from webapp.models import Artifact, Comment
+from webapp.models import Comment
 from webapp.services import run_files, run_report
 from webapp.views.run_charts import GROUPS, groups_of
 
@@ -81,19 +80,6 @@ def positions(value):
     return Positions(edges=(0, 16, 32), positions=(9, 0), values=columns)
 
 
-def add_artifact(run, key, content, kind="output"):
-    stored = storages["artifacts"].save(key, ContentFile(content))
-    return Artifact.objects.create(
-        run=run,
-        attempt=1,
-        kind=kind,
-        key=key,
-        storage_key=stored,
-        sha256="a" * 64,
-        size_bytes=len(content),
-    )
-
-
 def test_every_part_answers_a_viewer(browse, viewer, run):
     client = browse(viewer)
     for part in (*PARTS, *DATA):
@@ -101,7 +87,7 @@ def test_every_part_answers_a_viewer(browse, viewer, run):
 
 
 def test_no_part_answers_a_stranger(browse, stranger, run):
-    output = add_artifact(run, "output/model.safetensors", b"w")
+    output = keep_file(run, "output/model.safetensors", b"w", kind="output")
     client = browse(stranger)
     for part in (*PARTS, *DATA, "output/", f"artifacts/{output.pk}/", "trace.json"):
         assert client.get(f"/runs/{run.public_id}/{part}").status_code == 404, part
@@ -195,14 +181,14 @@ def test_the_status_is_sent_again_only_when_it_changed(browse, viewer, run):
 
 
 def test_a_file_is_downloaded_as_it_is(browse, viewer, run):
-    artifact = add_artifact(run, "checkpoints/a.bin", b"0123", kind="checkpoint")
+    artifact = keep_file(run, "checkpoints/a.bin", b"0123")
     answer = browse(viewer).get(f"/runs/{run.public_id}/artifacts/{artifact.pk}/")
     assert b"".join(answer.streaming_content) == b"0123"
     assert answer["Content-Disposition"] == 'attachment; filename="a.bin"'
 
 
 def test_a_file_is_not_found_under_another_run(browse, viewer, run, project):
-    artifact = add_artifact(run, "checkpoints/b.bin", b"0", kind="checkpoint")
+    artifact = keep_file(run, "checkpoints/b.bin", b"0")
     other = make_running(project=project)
     answer = browse(viewer).get(f"/runs/{other.public_id}/artifacts/{artifact.pk}/")
     assert answer.status_code == 404
@@ -213,16 +199,16 @@ def test_every_kind_of_file_has_a_heading():
 
 
 def test_files_stand_by_kind_the_output_first(browse, viewer, run):
-    add_artifact(run, "checkpoints/1/state.json", b"{}", kind="checkpoint")
-    add_artifact(run, "output/config.json", b"{}")
+    keep_file(run, "checkpoints/1/state.json", b"{}")
+    keep_file(run, "output/config.json", b"{}", kind="output")
     page = browse(viewer).get(f"/runs/{run.public_id}/artifacts/").content.decode()
     assert page.index("<h3>Output</h3>") < page.index("<h3>Checkpoints</h3>")
     assert page.count(" open>") == 1
 
 
 def test_the_output_is_one_archive(browse, viewer, run):
-    add_artifact(run, "output/config.json", b"{}")
-    add_artifact(run, "output/model.safetensors", b"weights")
+    keep_file(run, "output/config.json", b"{}", kind="output")
+    keep_file(run, "output/model.safetensors", b"weights", kind="output")
     answer = browse(viewer).get(f"/runs/{run.public_id}/output/")
     bundle = zipfile.ZipFile(io.BytesIO(b"".join(answer.streaming_content)))
     contents = {name.rsplit("/", 1)[-1]: bundle.read(name) for name in bundle.namelist()}

@@ -16,7 +16,7 @@ from opdcore.inspection import ModelCard
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import estimates
 from webapp.services.checkpoints import folder_of
-from webapp.services.launch_preview import examples, prompts_with_tests
+from webapp.services.launch_preview import examples, prompts_with
 from webapp.services.selection_sets import NO_SETS, SelectionSets
 
 # Left free beside a run's own files, for the database and the logs of everything else.
@@ -127,7 +127,7 @@ def _of_held_out(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator
             remedy="Choose a held-out set, or a recipe whose verifier is none.",
             field="held_out",
         )
-    elif verifier == "unit_tests" and prompts_with_tests(held_out) == 0:
+    elif verifier == "unit_tests" and prompts_with(held_out, "tests") == 0:
         yield ErrorInfo(
             code="launch.no_tests",
             message=f"No prompt of {held_out} has tests, and the verifier unit_tests runs a "
@@ -164,7 +164,7 @@ def _of_graded(recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
     """Training prompts that a stage has graded, as a diagnosis does with those that it probes."""
     verifier = recipe.evaluation.verifier
     tests = verifier == "unit_tests"
-    lacks = prompts_with_tests(train) == 0 if tests else train.stats.get("answers") == 0
+    lacks = prompts_with(train, "tests") == 0 if tests else train.stats.get("answers") == 0
     if verifier != "none" and train.state == PromptSet.State.READY and lacks:
         what = "tests" if tests else "an answer"
         yield ErrorInfo(

@@ -87,13 +87,13 @@ def shared_prompts(train: PromptSet, held_out: PromptSet) -> int:
     return found
 
 
-def prompts_with_tests(prompt_set: PromptSet) -> int:
-    """How many of the set's prompts can be graded by running code."""
-    key = f"prompts-with-tests:{prompt_set.sha256}"
+def prompts_with(prompt_set: PromptSet, column: str) -> int:
+    """How many of the set's prompts have something in a column, such as tests or a response."""
+    key = f"prompts-with-{column}:{prompt_set.sha256}"
     found: int | None = cache.get(key)
     if found is None:
         with prompt_sets.open_stored(prompt_set) as stored:
-            found = sum(bool(orjson.loads(line).get("tests")) for line in stored)
+            found = sum(bool(orjson.loads(line).get(column)) for line in stored)
         cache.set(key, found, REMEMBERED_SECONDS)
     return found
 
@@ -176,7 +176,7 @@ def _of_verifier(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator
             field="recipe",
         )
     elif held_out is not None and recipe.evaluation.verifier == "unit_tests":
-        missing = held_out.rows - prompts_with_tests(held_out)
+        missing = held_out.rows - prompts_with(held_out, "tests")
         if missing:
             yield ErrorInfo(
                 code="launch.some_tests_missing",

@@ -194,7 +194,9 @@ def _launch_control(run: Run, child: Run, stack: ExitStack, *, actor: User) -> R
 def continued(recipe: RecipeDocument, spot: Spot | None, *, steps: int) -> RecipeDocument:
     """The recipe from a checkpoint on, its distillation so many steps long, and never stopped."""
     before = spot.stage_index if spot else 0
-    stages = list(recipe.stages[before:])
+    selected = recipe.selection_of(before)
+    choice = [] if selected is None else [recipe.stages[selected]]
+    stages = [*choice, *recipe.stages[before:]]
     last = max(at for at, stage in enumerate(stages) if isinstance(stage, DistillStage))
     others = sum(
         stage.steps
