@@ -20,7 +20,16 @@ from benchmarks.rescue.study import described
 from opdcore.contract.select_prompts import Strategy
 
 TOLD = ("name", "severity", "parent", "before", "teacher", "parent_after")
-RESCUED = ("verdict", "called_at", "start", "child_after", "fine_tuned_after", "proof", "recovery")
+RESCUED = (
+    "verdict",
+    "called_at",
+    "start",
+    "child_after",
+    "fine_tuned_after",
+    "distilled_after",
+    "proof",
+    "recovery",
+)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The arms of a case: the failing run to its end, its rescue, and fine-tuning alone.
+"""The arms of a case: the failing run to its end, its rescue, and either half of a cold start's alone.
 
 The failing run goes on after the monitor has called it failing, as the control arm; the rescue is
 planned from what was known when it was called. What is kept are measurements.
@@ -36,7 +36,7 @@ from opdcore.rescue import FIRST_STEPS, parted_tokens, plan, sound_tokens
 
 KEPT = ROOT / "state" / "rescue"
 # Raise it when what is measured of a case changes: all of them are then made anew.
-VERSION = "arms-3"
+VERSION = "arms-4"
 
 
 def file_of(case: Case) -> Path:
@@ -63,7 +63,7 @@ def kept(file: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _measure(case: Case) -> dict[str, Any]:
-    made = pairs.made(case, KEPT / "models-1" / case.name)
+    made = pairs.made(case, KEPT / "models-2" / case.name)
     failing = runs.job(pairs.triple(case), made, (pairs.distill(case),))
     # Some causes are knobs that only the laboratory offers.
     failing = failing.model_copy(update={"lab_version": LAB_VERSION})
@@ -85,6 +85,7 @@ def _rescued(case: Case, failing: Job, parent: dict[str, Any], home: Path) -> di
     told["child"] = run(child, home / "child")
     if case.cause in COLD_STARTED and isinstance(planned.recipe.stages[0], ColdStartStage):
         told["fine_tuned"] = run(_fine_tuning(child), home / "fine-tuned")
+        told["distilled"] = run(_distilling(failing, child), home / "distilled")
     return told
 
 
@@ -101,6 +102,15 @@ def _fine_tuning(child: Job) -> Job:
     assert distill.kind == "distill"
     return child.model_copy(
         update={"recipe": child.recipe.model_copy(update={"stages": (longer,)})}
+    )
+
+
+def _distilling(failing: Job, child: Job) -> Job:
+    """The failing run itself, for as many updates as both stages of its rescue."""
+    (stage,) = failing.recipe.stages
+    longer = stage.model_copy(update={"steps": sum(child.recipe.steps_by_stage)})
+    return failing.model_copy(
+        update={"recipe": failing.recipe.model_copy(update={"stages": (longer,)})}
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from opdcore.lab.tasks import FamilyName
 
-Cause = Literal["mismatch", "malformed", "horizon", "biased_top_k", "endless", "large_steps"]
+Cause = Literal["mismatch", "malformed", "horizon", "biased_top_k", "endless"]
 # How each is provoked, for people.
 CAUSES: dict[Cause, str] = {
     "mismatch": "a teacher of the other style; the student had 90 to 200 steps of its own",
@@ -21,9 +21,8 @@ CAUSES: dict[Cause, str] = {
     "horizon": "a teacher that turns to the other style within the response",
     "biased_top_k": "normalisation unnormalised, k 4 to 8",
     "endless": "a learning rate of 0.003 to 0.006",
-    "large_steps": "a learning rate of 0.002 to 0.003",
 }
-# Those whose cure is a cold start, so that fine-tuning alone is an arm.
+# Those whose cure is a cold start, so that either of its stages alone is an arm.
 COLD_STARTED: tuple[Cause, ...] = ("mismatch", "malformed")
 # Cures were tried on the one family and are scored on the other.
 TRIED_ON: FamilyName = "sums"
@@ -51,6 +50,6 @@ class Case:
 
 def drawn(cause: Cause, family: FamilyName = SCORED_ON) -> Iterator[Case]:
     """A cause's cases, in the order in which they are tried."""
-    rng = Random(f"rescue {family} {cause}")
+    rng = Random(f"rescue 2 {family} {cause}")
     for number in range(DRAWN):
         yield Case(family, cause, number, SEEDS[number % len(SEEDS)], rng.random())

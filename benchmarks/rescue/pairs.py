@@ -53,7 +53,6 @@ def distill(case: Case) -> DistillStage:
     turned: dict[str, dict[str, object]] = {
         "biased_top_k": {"normalisation": "unnormalised", "k": 4 + round(4 * u)},
         "endless": {"learning_rate": 3e-3 * 2**u},
-        "large_steps": {"learning_rate": 2e-3 + 1e-3 * u},
     }
     return DistillStage.model_validate(plain().model_dump() | turned.get(case.cause, {}))
 

@@ -19,6 +19,9 @@ from opdcore.contract.outcome import Outcome
 from opdcore.contract.rescue import RescuePlan
 from opdcore.rescue import prove
 
+# Arms beside a rescue that starts cold, each for as many updates as its two stages.
+ALONE = ("distilled", "fine_tuned")
+
 
 def rows(cause: Cause) -> list[Row]:
     """A row for each case of a cause until enough have failed; what was not run yet is run now."""
@@ -76,13 +79,12 @@ def _proof(told: Mapping[str, Any]) -> dict[str, Any]:
         parent_scores=parent["after"],
         teacher_scores=parent["teacher"],
     )
-    alone = told.get("fine_tuned")
     return {
         "child_after": mean(child["after"]),
         "proof": proof.code,
         "rescued": proof.code == "rescued",
         "recovery": proof.outcome.recovery,
-        "fine_tuned_after": mean(alone["scores"]["after"]) if alone else None,
+        **{f"{arm}_after": mean(told[arm]["scores"]["after"]) for arm in ALONE if arm in told},
     }
 
 
@@ -112,9 +114,11 @@ def _cause(cause: str, rows: Sequence[Row]) -> dict[str, Any]:
         "median_recovery": _recovery(rows),
         "verdicts": scores.counted([row["verdict"] for row in rows]),
     }
-    alone = [row for row in rows if row.get("fine_tuned_after") is not None]
-    arms = ("parent_after", "fine_tuned_after", "child_after")
-    return told | ({f"median_{arm}": _median(alone, arm) for arm in arms} if alone else {})
+    beside = [row for row in rows if all(f"{arm}_after" in row for arm in ALONE)]
+    arms = (*ALONE, "child")
+    return told | (
+        {f"median_{arm}_after": _median(beside, f"{arm}_after") for arm in arms} if beside else {}
+    )
 
 
 def _recovery(rows: Sequence[Row]) -> float | None:

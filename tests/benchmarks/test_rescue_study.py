@@ -67,7 +67,6 @@ def test_causes_turn_public_knobs_and_nothing_else():
         "horizon": set(),
         "biased_top_k": {"normalisation", "k"},
         "endless": {"learning_rate"},
-        "large_steps": {"learning_rate"},
     }
 
 
