@@ -82,7 +82,7 @@ def test_a_list_is_no_recipe():
 
 def test_the_difference_names_only_what_changed():
     before, after = (one.model_dump(mode="json") for one in (document(), document(k=8)))
-    assert recipes.changes(before, after) == [recipes.Change("stages.1.k", "16", "8")]
+    assert recipes.changes(before, after) == [recipes.Change("stages.0.k", "16", "8")]
 
 
 def test_presets_load_once(project, member):

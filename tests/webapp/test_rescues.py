@@ -161,7 +161,7 @@ def test_what_a_person_edited_is_told_beside_what_the_plan_changed(project, memb
     child = rescues.accept(run, actor=member, document=RecipeDocument.model_validate(recipe))
     assert child.recipe.contract.stages[1].steps == 33
     assert child.snapshot["lineage"]["edited"] == [
-        {"path": "stages.2.steps", "before": "20", "after": "33"}
+        {"path": "stages.1.steps", "before": "20", "after": "33"}
     ]
 
 

@@ -16,7 +16,7 @@ from ninja.errors import ValidationError, ValidationErrorContext
 from ninja.operation import Operation
 from ninja.renderers import BaseRenderer
 
-from webapp.api import errors, models, pairs, projects, prompt_sets, recipes, runs
+from webapp.api import errors, models, pairs, projects, prompt_sets, recipes, rescues, runs
 from webapp.api.authentication import Session, Token
 from webapp.api.documentation import page
 
@@ -29,6 +29,7 @@ a message, a remedy and, where one is at fault, the field.
 ROUTERS = (
     ("/projects", projects.router),
     ("/runs", runs.router),
+    ("/runs", rescues.router),
     ("/models", models.router),
     ("/pairs", pairs.router),
     ("/prompt-sets", prompt_sets.router),

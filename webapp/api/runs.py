@@ -200,10 +200,10 @@ class ArtifactReply(Schema):
 def list_runs(request: HttpRequest, query: Query[RunFilters]) -> dict[str, object]:
     """At most 50 runs a page, newest first where `sort` says nothing else."""
     _sound(query)
-    rows = _rows().visible_to(actor(request))
+    seen = rows().visible_to(actor(request))
     if query.project:
-        rows = rows.filter(project=project(request, query.project))
-    page = run_list.read(rows, run_list.Query.parse(query.model_dump(exclude={"project"})))
+        seen = seen.filter(project=project(request, query.project))
+    page = run_list.read(seen, run_list.Query.parse(query.model_dump(exclude={"project"})))
     return {"items": page.rows, "next": page.rows[-1].public_id if page.older else None}
 
 
@@ -226,32 +226,32 @@ def launch_run(request: HttpRequest, body: LaunchBody) -> Status[Run]:
         name=body.name,
         resources=body.model_dump(mode="json")["resources"],
     )
-    return Status(201, _again(run))
+    return Status(201, again(run))
 
 
 @router.get("/{public_id}", response={200: RunReply, **REFUSALS}, summary="Read a run")
 def read_run(request: HttpRequest, public_id: str) -> Run:
     """The run with its snapshot."""
-    return visible(_rows(), request, public_id)
+    return visible(rows(), request, public_id)
 
 
 @router.post("/{public_id}/cancel", response={200: RunReply, **WRITE_REFUSALS}, summary="Cancel")
 def cancel_run(request: HttpRequest, public_id: str) -> Run:
     """A queued run ends at once; a running one stops after its step, and keeps a checkpoint."""
-    return _again(runs.cancel(visible(_rows(), request, public_id), actor=actor(request)))
+    return again(runs.cancel(visible(rows(), request, public_id), actor=actor(request)))
 
 
 @router.post("/{public_id}/resume", response={200: RunReply, **WRITE_REFUSALS}, summary="Resume")
 def resume_run(request: HttpRequest, public_id: str) -> Run:
     """Queues a failed, cancelled or paused run again; it goes on from its last checkpoint."""
-    return _again(runs.resume(visible(_rows(), request, public_id), actor=actor(request)))
+    return again(runs.resume(visible(rows(), request, public_id), actor=actor(request)))
 
 
 @router.post("/{public_id}/clone", response={201: RunReply, **WRITE_REFUSALS}, summary="Clone")
 def clone_run(request: HttpRequest, public_id: str, body: CloneBody) -> Status[Run]:
     """Launches the same pair, recipe and prompt sets again."""
-    run = visible(_rows(), request, public_id)
-    return Status(201, _again(runs.clone(run, actor=actor(request), name=body.name)))
+    run = visible(rows(), request, public_id)
+    return Status(201, again(runs.clone(run, actor=actor(request), name=body.name)))
 
 
 @router.get("/{public_id}/series", response={200: SeriesReply, **REFUSALS}, summary="Metric series")
@@ -295,16 +295,17 @@ def _set(request: HttpRequest, body: LaunchBody, role: str) -> PromptSet | None:
     return chosen(PromptSet.objects.present(), request, named, field=role) if named else None
 
 
-def _rows() -> RunQuerySet:
+def rows() -> RunQuerySet:
+    """Runs with all that a reply names."""
     joined = ("project", "pair", "recipe", "created_by")
     sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set")
-    rows = Run.objects.select_related(*joined, *sets)
-    return rows.annotate(parent_public_id=F("parent__public_id"))
+    found = Run.objects.select_related(*joined, *sets)
+    return found.annotate(parent_public_id=F("parent__public_id"))
 
 
-def _again(run: Run) -> Run:
+def again(run: Run) -> Run:
     """The run as it stands after a write, with all that a reply names."""
-    return _rows().get(pk=run.pk)
+    return rows().get(pk=run.pk)
 
 
 def _sound(filters: RunFilters) -> None:

@@ -113,6 +113,6 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN
             yield from _flat(inner, f"{path}.{name}" if path else name)
     elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
         for index, inner in enumerate(value):
-            yield from _flat(inner, f"{path}.{index + 1}")
+            yield from _flat(inner, f"{path}.{index}")
     else:
         yield path, json.dumps(value, ensure_ascii=False).strip('"')
