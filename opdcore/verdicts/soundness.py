@@ -5,6 +5,7 @@ from __future__ import annotations
 from opdcore.contract.probe import Finding
 from opdcore.contract.verdicts import Confidence, Verdict
 from opdcore.verdicts.case import Case
+from opdcore.verdicts.pattern import by_hand_off, by_overlap
 
 # A finding of the static tier that has a verdict of its own.
 PRIVILEGED = "setup.privileged_per_prompt"
@@ -34,12 +35,12 @@ def privileged_text(case: Case) -> Verdict | None:
 
 
 def malformed_student(case: Case) -> Verdict | None:
-    """Rollouts that repeat themselves or never end teach nothing about the prompts."""
+    """Rollouts that repeat themselves, never end or are garbled teach nothing about the prompts."""
     limits = case.limits
     repeats = case.readings.side("repetition_rate", limits.malformed_repetition) == "above"
     endless = case.readings.side("truncation_rate", limits.malformed_truncation) == "above"
     if not (repeats or endless):
-        return None
+        return _garbled(case)
     confidence: Confidence = "low" if case.few else "high" if repeats else "medium"
     return case.verdict(
         "STUDENT_MALFORMED",
@@ -48,6 +49,30 @@ def malformed_student(case: Case) -> Verdict | None:
         f"{case.figure('truncation_rate')} is cut before it ends.",
         "Train it on whole responses first, or raise max_response_tokens if they are only long.",
         case.evidence("descendant", "repetition_rate", "truncation_rate", "response_tokens_mean"),
+    )
+
+
+def _garbled(case: Case) -> Verdict | None:
+    """Words of the teacher's manner, and the teacher at home in them, yet no agreement on any.
+
+    None of the laboratory's other pairs is apart in overlap while its student writes in the teacher's
+    style; students after a few steps at far too high a rate are.
+    """
+    alike = case.readings.side("style_mass", case.limits.style_mass_healing) == "above"
+    if not (alike and by_overlap(case) == "apart" and by_hand_off(case) == "close"):
+        return None
+    return case.verdict(
+        "STUDENT_MALFORMED",
+        "low",
+        f"A share of {case.figure('style_mass')} of what the student may write is in the teacher's style, "
+        f"and the teacher goes on from its words with {case.figure('hand_off_min')} more accuracy, yet "
+        f"both prefer the same token at a share of {case.figure('top1_agreement')} alone.",
+        "It writes in the teacher's manner and badly. Some such students have healed by themselves; "
+        "training on whole responses first mends the others.",
+        case.evidence(
+            "descendant", "style_mass", "hand_off_min", "top1_agreement", "effective_overlap"
+        ),
+        go="undecided",
     )
 
 

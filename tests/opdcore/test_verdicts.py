@@ -107,6 +107,14 @@ def test_repetition_is_surer_than_truncation():
     assert judged(make_probe(truncation_rate=0.99)).confidence == "medium"
 
 
+def test_the_teachers_manner_without_agreement_is_a_garbled_student():
+    garbled = {"effective_overlap": 0.24, "top1_agreement": 0.35, "reverse_kl": 5.6,
+               "overlap_mass_student": 0.83, "overlap_mass_teacher": 0.95}  # fmt: skip
+    assert told(make_probe(SUCCESS | garbled)) == ("STUDENT_MALFORMED", "undecided", "low")
+    other_manner = garbled | {"style_mass": 0.0}
+    assert judged(make_probe(SUCCESS | other_manner)).code != "STUDENT_MALFORMED"
+
+
 def test_an_ancestor_is_a_risk_for_acquiring_and_fine_for_recovering():
     better = make_probe(relation="ancestor")
     assert told(better) == ("REGRESSION_RISK", "no_go", "low")
