@@ -117,7 +117,7 @@ def test_the_page_shows_what_the_database_knows(browse, member, run):
 
 
 def test_charts_show_metrics_of_the_table_with_a_name_for_each_line():
-    groups = groups_of(["cold_start", "reinforce"])
+    groups = [*groups_of(["cold_start", "reinforce"]), *groups_of(["distill"])]
     for chart in (chart for group in groups for chart in group.charts):
         keys = chart.keys.split(",")
         assert all(key in METRICS for key in keys), chart.label
@@ -131,6 +131,14 @@ def test_a_stage_that_not_every_run_has_brings_its_own_charts():
         assert group.title == title
     assert len(groups_of(["reinforce", "cold_start", "distill"])) == len(GROUPS) + 2
     assert groups_of(["distill"]) == GROUPS
+
+
+def test_a_run_that_distils_nothing_shows_no_comparison_with_a_teacher(browse, member, project):
+    stages = [{"kind": "reinforce", "steps": 20}]
+    run = make_running(project=project, stages=stages, created_by=member)
+    page = browse(member).get(f"/runs/{run.public_id}/").content.decode()
+    assert "reward_mean" in page
+    assert not {one for one in ("overlap_ratio", "token_reward", "<position-view") if one in page}
 
 
 def test_series_count_what_is_not_finite(browse, viewer, run):

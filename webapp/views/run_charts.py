@@ -38,6 +38,21 @@ class Group(NamedTuple):
     charts: tuple[Chart, ...]
 
 
+ACCURACY = Chart(
+    "Accuracy on held-out prompts",
+    "accuracy",
+    "student",
+    fixed="0,1",
+    bounds="accuracy_low,accuracy_high",
+    reference="teacher_accuracy",
+)
+GAP_RECOVERY = Chart("Gap recovery", "gap_recovery", "closed share of the gap")
+ROLLOUT_ACCURACY = Chart("Rollout accuracy", "rollout_accuracy", "on training prompts", fixed="0,1")
+UPDATES = (
+    Chart("Loss", "loss", "mean", unit="nat"),
+    Chart("Gradient norm", "grad_norm", "before clipping"),
+    Chart("Weights changed", "weights_changed_share", "share of a step", fixed="0,1"),
+)
 GROUPS = (
     Group(
         "Alignment and reward",
@@ -52,14 +67,7 @@ GROUPS = (
                 fixed="0,1",
             ),
             Chart("Token reward", "token_reward", "mean", unit="nat"),
-            Chart(
-                "Accuracy on held-out prompts",
-                "accuracy",
-                "student",
-                fixed="0,1",
-                bounds="accuracy_low,accuracy_high",
-                reference="teacher_accuracy",
-            ),
+            ACCURACY,
         ),
     ),
     Group(
@@ -81,10 +89,7 @@ GROUPS = (
         "Learning",
         "Gap recovery is the share of the way from the student's first accuracy to the teacher's. "
         "Training prompts are drawn anew each step, so their accuracy is noisy.",
-        (
-            Chart("Gap recovery", "gap_recovery", "closed share of the gap"),
-            Chart("Rollout accuracy", "rollout_accuracy", "on training prompts", fixed="0,1"),
-        ),
+        (GAP_RECOVERY, ROLLOUT_ACCURACY),
     ),
     Group(
         "Entropy",
@@ -99,11 +104,7 @@ GROUPS = (
         "Loss",
         "The loss falls, the gradient stays calm. Both near 0 from the first step mean that there "
         "is nothing to learn from this teacher.",
-        (
-            Chart("Loss", "loss", "mean", unit="nat"),
-            Chart("Gradient norm", "grad_norm", "before clipping"),
-            Chart("Weights changed", "weights_changed_share", "share of a step", fixed="0,1"),
-        ),
+        UPDATES,
     ),
     Group(
         "Rollouts",
@@ -149,10 +150,26 @@ REINFORCE = Group(
     "The mean reward climbs while the entropy stays above 0. Prompts whose responses are all right, or "
     "all wrong, teach nothing: where they are most of them, other prompts would teach more.",
     (
-        Chart("Mean reward", "reward_mean", "of the step", fixed="0,1"),
-        Chart("Prompts without a signal", "zero_variance_groups", "share of a step", fixed="0,1"),
+        Chart("Reward", "reward_mean,zero_variance_groups", "mean,prompts without a signal",
+              fixed="0,1"),
+        Chart("The student's entropy", "student_entropy", "mean", unit="nat"),
         Chart("KL to the start", "initial_kl", "mean", unit="nat"),
     ),
+)  # fmt: skip
+# In place of what compares a student with its teacher, where no stage does.
+WITHOUT_TEACHER = (
+    Group(
+        "Learning",
+        "A gain counts once the lower bound of the band, which holds 95 %, passes where the student "
+        "began.",
+        (ACCURACY, GAP_RECOVERY),
+    ),
+    Group(
+        "Loss",
+        "A cold start's loss falls; that of rewards stays near 0. The gradient stays calm.",
+        UPDATES,
+    ),
+    *(group for group in GROUPS if group.title in ("Rollouts", "Throughput")),
 )
 # Charts that only runs with such a stage have.
 OF_STAGE = {"cold_start": COLD_START, "reinforce": REINFORCE}
@@ -160,10 +177,13 @@ _CHARTED = {key for group in GROUPS for chart in group.charts for key in chart.k
 
 
 def groups_of(stage_kinds: Iterable[str]) -> tuple[Group, ...]:
-    """The charts of a run with such stages: after what every run is judged by, what only some have."""
-    first, *others = GROUPS
+    """The charts of a run with such stages: after what a distillation is judged by, what only some have."""
     kinds = set(stage_kinds)
-    return (first, *(group for kind, group in OF_STAGE.items() if kind in kinds), *others)
+    own = [group for kind, group in OF_STAGE.items() if kind in kinds]
+    if "distill" not in kinds:
+        return (*own, *WITHOUT_TEACHER)
+    first, *others = GROUPS
+    return (first, *own, *others)
 
 
 def uncharted(keys: Iterable[str]) -> list[Chart]:

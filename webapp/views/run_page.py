@@ -38,15 +38,17 @@ def page(request: HttpRequest, public_id: str) -> HttpResponse:
     """The whole page; its charts, samples and logs fetch their own data."""
     run = _run(request, public_id)
     context = _status(request, run) | _health(run) | _diagnosis(run)
+    kinds = {span.kind for span in series.stages(run)}
     context |= {
-        "groups": groups_of(span.kind for span in series.stages(run)),
+        "groups": groups_of(kinds),
+        "distills": "distill" in kinds,
         "heat_metrics": [
             {"key": key, "label": METRICS[key].label, "unit": METRICS[key].unit}
             for key in HEAT_KEYS
         ],
         "curve_keys": ",".join(CURVE_KEYS),
         "steps_by_stage": ",".join(str(span.steps) for span in series.stages(run)),
-        "selects": any(span.kind == "select_prompts" for span in series.stages(run)),
+        "selects": "select_prompts" in kinds,
         "comments": run.comments.select_related("author"),
         "review_states": Run.Review.choices,
     }
@@ -65,7 +67,9 @@ def status(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_GET
 def figures(request: HttpRequest, public_id: str) -> HttpResponse:
     """The headline numbers."""
-    return render(request, "runs/_figures.html", {"run": _run(request, public_id)})
+    run = _run(request, public_id)
+    distills = any(span.kind == "distill" for span in series.stages(run))
+    return render(request, "runs/_figures.html", {"run": run, "distills": distills})
 
 
 @require_GET
