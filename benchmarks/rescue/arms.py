@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
@@ -137,6 +137,7 @@ def _called(parent: dict[str, Any]) -> tuple[Verdict, History] | None:
         sound_tokens=sound_tokens(positions[0], positions[step - 1]),
         parted_tokens=parted_tokens(positions[0]),
         start_overlap=fmean(parent["overlap"][:FIRST_STEPS]),
+        start_entropy_excess=fmean(parent["entropy_excess"][:FIRST_STEPS]),
         best_accuracy=max(value for at, value in parent["accuracies"] if at <= step),
         teacher_accuracy=fmean(one for one in parent["scores"]["teacher"] if one is not None),
     )
@@ -170,7 +171,7 @@ def run(job: Job, run_dir: Path) -> dict[str, Any]:
 
 def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "health": [], "positions": [], "overlap": [], "checkpoints": [], "accuracies": [], "tokens": 0.0
+        "health": [], "positions": [], "overlap": [], "entropy_excess": [], "checkpoints": [], "accuracies": [], "tokens": 0.0
     }  # fmt: skip
     for event in events:
         match event.kind:
@@ -186,8 +187,10 @@ def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
             case "positions":
                 told["positions"].append(event.payload.model_dump(mode="json"))
             case "metrics":
-                told["overlap"].append(event.payload.values.get("effective_overlap"))
-                told["tokens"] += event.payload.values.get("generated_tokens") or 0.0
+                values = event.payload.values
+                told["overlap"].append(values.get("effective_overlap"))
+                told["entropy_excess"].append(_excess(values))
+                told["tokens"] += values.get("generated_tokens") or 0.0
             case "evaluation":
                 if event.payload.role == "student":
                     told["accuracies"].append([event.step, event.payload.values["accuracy"]])
@@ -197,6 +200,12 @@ def _told(events: Iterable[AnyEvent]) -> dict[str, Any]:
             case "job_finished":
                 told["outcome"] = event.payload.outcome.model_dump(mode="json")
     return told
+
+
+def _excess(values: Mapping[str, float | None]) -> float | None:
+    """The student's entropy beyond the teacher's; None in a stage without a teacher."""
+    student, teacher = values.get("student_entropy"), values.get("teacher_entropy")
+    return None if student is None or teacher is None else student - teacher
 
 
 def mean(scores: Sequence[float | None]) -> float:

@@ -63,7 +63,7 @@ def _garble(case: Case, pair: Made, folder: Path) -> None:
         prompts=96,
         held_out_prompts=8,
         steps=6,
-        learning_rate=0.006 * 2**case.severity,
+        learning_rate=0.012 * 1.5**case.severity,
         warmup_steps=0,
         schedule="constant",
         weight_decay=0.0,

@@ -50,6 +50,11 @@ class History(Document):
     start_overlap: float | None = Field(
         default=None, ge=0, le=1, description="Mean effective overlap of the first three steps."
     )
+    start_entropy_excess: float | None = Field(
+        default=None,
+        description="The student's mean entropy beyond the teacher's in the same steps, in nats: a student "
+        "of another manner is surer of its words than the teacher is, a damaged one is not.",
+    )
     best_accuracy: float | None = Field(
         default=None, description="The student's highest held-out accuracy; null where unmeasured."
     )

@@ -15,6 +15,7 @@ from opdcore.contract.distill import DistillStage
 from opdcore.contract.rescue import History, Spot
 from opdcore.contract.verdicts import Evidence, Verdict
 from opdcore.monitor import CALLED_WITHIN
+from opdcore.rescue.depth import LIMITS
 from opdcore.rescue.draft import Draft, Reason
 
 # A cold start's responses, against the rollouts that the distillation will take.
@@ -25,8 +26,9 @@ FEWEST_STEPS, EPOCHS = 48, 2
 # Peak learning rates of supervised fine-tuning (2604.13016, Table 3), full and by adapters; and the
 # least, against that of the distillation.
 COLD_RATE, COLD_LORA_RATE, FASTER = 1e-5, 1e-4, 2
-# A second cold start takes so many times as much as a first.
-AGAIN = 4
+# A second cold start takes so many times as much as a first, and so does that of a damaged student: in
+# the laboratory a first one's recovered .6 of the gap for those, four times as much .9.
+LARGER = 4
 # Stable-OPD (2604.08527) mixes in demonstrations and holds the student near its start.
 KL_WEIGHT, GOLD_WEIGHT = 0.1, 0.1
 # A collapse is a sign of too large steps too; our choice.
@@ -49,13 +51,14 @@ Cure = Callable[[Draft, Verdict, History], Told]
 def start_cold(draft: Draft, verdict: Verdict, history: History) -> Told:
     """A short supervised stage on the teacher's responses, before the same distillation."""
     again = any(isinstance(one, ColdStartStage) for one in draft.recipe.stages)
-    stage = cold_start(draft.stage, times=AGAIN if again else 1)
+    damaged = verdict.code == "STUDENT_MALFORMED" or _damaged(history)
+    stage = cold_start(draft.stage, times=LARGER if again or damaged else 1)
     draft.insert(
         stage,
         Reason(
-            f"{_apart(verdict, history)}{stage.prompts} responses of the teacher bring the student to "
-            "its manner first; it begins at the weights before this run, since damage done early is "
-            "not mended later.",
+            f"{_apart(verdict, history)}{stage.prompts} responses of the teacher "
+            f"{'teach the student to write again' if damaged else 'bring the student to its manner'} "
+            "first; it begins at the weights before this run, since damage done early is not mended later.",
             (*_first_overlap(history), *verdict.evidence),
             "2604.13016, 5.1",
         ),
@@ -80,6 +83,14 @@ def _apart(verdict: Verdict, history: History) -> str:
         return ""
     where = f"token {history.parted_tokens}" if history.parted_tokens else "the first token"
     return f"Both sides differed from {where} on before anything was learned, and this follows: "
+
+
+def _damaged(history: History) -> bool:
+    """Whether the student agreed with the teacher on little, and was unsure of its own words too."""
+    overlap, excess = history.start_overlap, history.start_entropy_excess
+    if overlap is None or excess is None:
+        return False
+    return overlap < LIMITS.incompatible_overlap and excess > 0
 
 
 def _first_overlap(history: History) -> tuple[Evidence, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opdcore.contract.probe import Finding
 from opdcore.contract.verdicts import Confidence, Verdict
 from opdcore.verdicts.case import Case
-from opdcore.verdicts.pattern import by_hand_off, by_overlap
+from opdcore.verdicts.pattern import by_overlap
 
 # A finding of the static tier that has a verdict of its own.
 PRIVILEGED = "setup.privileged_per_prompt"
@@ -53,24 +53,30 @@ def malformed_student(case: Case) -> Verdict | None:
 
 
 def _garbled(case: Case) -> Verdict | None:
-    """Words of the teacher's manner, and the teacher at home in them, yet no agreement on any.
+    """Apart from the teacher, and unsure of its own words.
 
-    None of the laboratory's other pairs is apart in overlap while its student writes in the teacher's
-    style; students after a few steps at far too high a rate are.
+    A student of another manner is surer of its text than the teacher, in the laboratory by .2 to 1.1
+    nats; one that was damaged by steps at far too high a rate is less sure, by .6.
     """
-    alike = case.readings.side("style_mass", case.limits.style_mass_healing) == "above"
-    if not (alike and by_overlap(case) == "apart" and by_hand_off(case) == "close"):
+    teacher = case.readings.value("teacher_entropy")
+    if teacher is None or by_overlap(case) != "apart":
+        return None
+    if case.readings.side("student_entropy", teacher) != "above":
         return None
     return case.verdict(
         "STUDENT_MALFORMED",
         "low",
-        f"A share of {case.figure('style_mass')} of what the student may write is in the teacher's style, "
-        f"and the teacher goes on from its words with {case.figure('hand_off_min')} more accuracy, yet "
-        f"both prefer the same token at a share of {case.figure('top1_agreement')} alone.",
-        "It writes in the teacher's manner and badly. Some such students have healed by themselves; "
+        f"Both prefer the same token at a share of {case.figure('top1_agreement')}, and of the student's "
+        f"own words the student itself is less sure ({case.figure('student_entropy')} nats) than the "
+        f"teacher ({case.figure('teacher_entropy')}).",
+        "It writes badly rather than in another manner. Some such students have healed by themselves; "
         "training on whole responses first mends the others.",
         case.evidence(
-            "descendant", "style_mass", "hand_off_min", "top1_agreement", "effective_overlap"
+            "descendant",
+            "top1_agreement",
+            "effective_overlap",
+            "student_entropy",
+            "teacher_entropy",
         ),
         go="undecided",
     )

@@ -93,7 +93,8 @@ def test_other_ways_of_thinking_are_answered_with_a_cold_start_from_the_runs_own
     assert found.start is None
     assert distill == old.stages[0].model_copy(update={"normalisation": "renormalised"})
     assert isinstance(cold, ColdStartStage)
-    assert (cold.prompts, cold.steps, cold.max_response_tokens) == (640, 48, 128)
+    times = 4 if code == "STUDENT_MALFORMED" else 1
+    assert (cold.prompts, cold.steps, cold.max_response_tokens) == (640 * times, 48 * times, 128)
     assert (cold.tuning, cold.source) == ("lora", "teacher")
     assert found.changes[0].evidence[0].value == 7.0
 
@@ -135,6 +136,18 @@ def test_a_collapse_of_two_sides_that_never_agreed_is_answered_with_a_cold_start
     why = apart.changes[0]
     assert why.reason.startswith("Both sides differed from the first token on")
     assert (why.evidence[0].metric, why.evidence[0].value) == ("effective_overlap", 0.3)
+
+
+def test_a_damaged_student_gets_a_larger_cold_start_than_one_of_another_manner():
+    code = "STALLED_MISMATCH"
+    other = failed_at(60, 20, start_overlap=0.2, start_entropy_excess=-0.4)
+    damaged = other.model_copy(update={"start_entropy_excess": 0.6})
+    manner, whole = (
+        plan(verdict(code), recipe(), one).recipe.stages[0] for one in (other, damaged)
+    )
+    assert (whole.prompts, whole.steps) == (4 * manner.prompts, 4 * manner.steps)
+    malformed = plan(verdict("STUDENT_MALFORMED"), recipe(), other).recipe.stages[0]
+    assert malformed.steps == whole.steps
 
 
 def test_a_student_that_unlearns_what_its_teacher_has_is_rescued_and_else_keeps_its_checkpoint():

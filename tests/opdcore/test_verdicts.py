@@ -107,12 +107,13 @@ def test_repetition_is_surer_than_truncation():
     assert judged(make_probe(truncation_rate=0.99)).confidence == "medium"
 
 
-def test_the_teachers_manner_without_agreement_is_a_garbled_student():
-    garbled = {"effective_overlap": 0.24, "top1_agreement": 0.35, "reverse_kl": 5.6,
-               "overlap_mass_student": 0.83, "overlap_mass_teacher": 0.95}  # fmt: skip
-    assert told(make_probe(SUCCESS | garbled)) == ("STUDENT_MALFORMED", "undecided", "low")
-    other_manner = garbled | {"style_mass": 0.0}
-    assert judged(make_probe(SUCCESS | other_manner)).code != "STUDENT_MALFORMED"
+def test_a_student_apart_and_unsure_of_its_own_words_is_garbled():
+    apart = {"effective_overlap": 0.24, "top1_agreement": 0.35, "reverse_kl": 5.6,
+             "overlap_mass_student": 0.83, "overlap_mass_teacher": 0.95, "teacher_entropy": 0.5}  # fmt: skip
+    garbled = make_probe(SUCCESS | apart | {"student_entropy": 1.2})
+    assert told(garbled) == ("STUDENT_MALFORMED", "undecided", "low")
+    surer = make_probe(SUCCESS | apart | {"student_entropy": 0.3})
+    assert judged(surer).code != "STUDENT_MALFORMED"
 
 
 def test_an_ancestor_is_a_risk_for_acquiring_and_fine_for_recovering():

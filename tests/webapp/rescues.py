@@ -55,9 +55,9 @@ def tell_positions(run, step, overlap, divergence=(0.1, 0.1, 0.1)):
     tell(run, Positions(edges=(0, 8, 16, 24), positions=(40, 40, 40), values=values), step)
 
 
-def tell_overlap(run, values):
+def tell_overlap(run, values, **others):
     for step, value in enumerate(values, start=1):
-        tell(run, metrics({"effective_overlap": value}), step)
+        tell(run, metrics({"effective_overlap": value, **others}), step)
 
 
 def tell_accuracy(run, step, accuracy):

@@ -81,13 +81,14 @@ def test_a_history_tells_how_deep_both_sides_still_agree(project, member):
 def test_a_history_tells_whether_the_two_ever_agreed(project, member):
     run = make_failing(project, member)
     tell_positions(run, 1, (0.9, 0.2, 0.2), divergence=(0.1, 3.0, 4.0))
-    tell_overlap(run, (0.3, 0.5, 0.1, 0.9))
+    tell_overlap(run, (0.3, 0.5, 0.1, 0.9), student_entropy=0.9, teacher_entropy=0.4)
     for compacted in (False, True):
         if compacted:
             run.refresh_from_db()
             series.compact(run.pk, through=run.last_seq)
         history = histories.of(run, spot(12))
         assert history.start_overlap == pytest.approx(0.3)
+        assert history.start_entropy_excess == pytest.approx(0.5)
         assert history.parted_tokens == 8
 
 

@@ -19,7 +19,8 @@ from opdcore.rescue import FIRST_STEPS, parted_tokens, sound_tokens
 from webapp.models import Event, PairDiagnosis, PromptSet, Run
 from webapp.services import cuts, launch_preview, positions, run_report, series, starts
 
-OVERLAP = "effective_overlap"
+# What is read of the first steps of the failing stage.
+START = ("effective_overlap", "student_entropy", "teacher_entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +132,22 @@ def _depth(run: Run, failing: Spot | None) -> dict[str, Any]:
     if failing is None:
         return {}
     stage = failing.stage_index
-    overlaps = series.head(run, OVERLAP, stage_index=stage, points=FIRST_STEPS)
+    overlap, student, teacher = (_start(run, key, stage) for key in START)
     ends = positions.ends(run, stage, until=failing.step)
     return {
-        "start_overlap": fmean(overlaps) if overlaps else None,
+        "start_overlap": overlap,
+        "start_entropy_excess": student - teacher
+        if student is not None and teacher is not None
+        else None,
         "sound_tokens": sound_tokens(*ends) if ends else None,
         "parted_tokens": parted_tokens(ends[0]) if ends else None,
     }
+
+
+def _start(run: Run, key: str, stage_index: int) -> float | None:
+    """A metric's mean over the stage's first steps; None where it was not measured."""
+    values = series.head(run, key, stage_index=stage_index, points=FIRST_STEPS)
+    return fmean(values) if values else None
 
 
 def _demonstrated(prompts: PromptSet) -> bool:
