@@ -143,11 +143,15 @@ def cancel(page: Page) -> None:
     expect(page.locator("#run-badges")).to_contain_text("Cancelled", timeout=60_000)
 
 
-def save_failing_recipe(page: Page, application: Application) -> None:
+def save_recipe(page: Page, application: Application, text: str, *, name: str) -> None:
     page.goto(f"{application.url}recipes/import/")
-    page.locator("[name=text]").fill(FAILING_RECIPE)
+    page.locator("[name=text]").fill(text)
     page.locator("main button[type=submit]").click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("Stops when failing")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(name)
+
+
+def save_failing_recipe(page: Page, application: Application) -> None:
+    save_recipe(page, application, FAILING_RECIPE, name="Stops when failing")
 
 
 def launch_failing(page: Page, application: Application) -> None:
