@@ -60,12 +60,13 @@ REMEDIES: dict[str, Remedy] = {
         "before this run: damage done early is not mended later."
     ),
     "OVERWRITE": Remedy(
-        "Go back to the checkpoint before accuracy fell. The teacher lacks what the student could do: "
-        "mix in prompts for that skill, or choose another teacher."
+        "Go back to the checkpoint before accuracy fell. A teacher better than the student ever was can "
+        "still teach it in smaller updates; another lacks what the student could do, so mix in prompts "
+        "for that skill or choose another teacher."
     ),
     "DEPTH_COLLAPSE": Remedy(
-        "Go back to a checkpoint before the decay began, and shorten the responses to the positions "
-        "that are still sound.",
+        "Go back to a checkpoint before the decay began, and learn from the positions that are still "
+        "sound alone.",
         by_position=True,
     ),
     "REPETITION_COLLAPSE": Remedy(
