@@ -38,8 +38,8 @@ def rows() -> list[Row]:
         save_failing_recipe(page, application)
         launch_failing(page, application)
         expect(page.locator("#run-badges")).to_contain_text("Failed", timeout=PATIENCE_MILLISECONDS)
-        parent = page.url
-        return [{"seconds": round(_rescued(page, parent), 2)} for _ in range(RESCUES)]
+        parent, responses = page.url, Path(folder) / "responses"
+        return [_rescued(page, parent, responses) for _ in range(RESCUES)]
 
 
 def summarise(rows: Sequence[Row]) -> float | None:
@@ -47,10 +47,12 @@ def summarise(rows: Sequence[Row]) -> float | None:
     return median(row["seconds"] for row in rows) if rows else None
 
 
-def _rescued(page: Page, parent: str) -> float:
-    """One rescue, cancelled as soon as its point is there."""
+def _rescued(page: Page, parent: str, responses: Path) -> Row:
+    """One rescue, cancelled as soon as its point is there; with the blocks of responses it had to sample."""
+    known = len(list(responses.glob("*.json")))
     page.goto(parent)
     open_rescue(page)
     seconds = click_rescue(page)
     cancel(page)
-    return seconds
+    sampled = len(list(responses.glob("*.json"))) - known
+    return {"seconds": round(seconds, 2), "blocks_sampled": sampled}
