@@ -19,7 +19,9 @@ from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.events import Progress
 from opdcore.evaluation import grade
 from opdcore.files import write_bytes
+from opdcore.models import LoadedModel
 from opdcore.order import probed, seed_of
+from opdcore.rendering import Renderer
 from opdcore.response_cache import ResponseCache
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.rollouts.rollout import repeats
@@ -63,8 +65,9 @@ def collect(
         seed=work.job.recipe.seed,
         stage_index=stage_index,
     )
-    found, source = _Found(stage, work), _Source(stage, work)
-    retries = stage.retries if stage.source == "teacher" else 0
+    source = _Source(stage, work)
+    found = _Found(stage, work, source)
+    retries = 0 if source.model is None else stage.retries
     for attempt in range(retries + 1):
         pending = [row for row in asked if row not in found.kept]
         for start in range(0, len(pending), ASKED_AT_ONCE):
@@ -79,35 +82,54 @@ def collect(
 
 
 class _Source:
-    """Whoever writes the responses: the prompts' own author, or the teacher."""
+    """Whoever writes the responses: the teacher, another model, or the prompts' own author."""
 
     def __init__(self, stage: ColdStartStage, work: Workspace) -> None:
         self.stage, self.work = stage, work
-        kept = work.job.response_cache if stage.source == "teacher" else None
-        folder = Path(kept) if kept else None
-        self.cache = ResponseCache(folder, work.teacher.folder, work.teacher.device)
+        self.model = _author(stage, work)
+        if self.model is not None:
+            kept = work.job.response_cache
+            folder = Path(kept) if kept else None
+            self.cache = ResponseCache(folder, self.model.folder, self.model.device)
+
+    @property
+    def renderer(self) -> Renderer:
+        """Whose ids the responses are in."""
+        return (self.model or self.work.student).renderer
 
     def written(self, rows: Sequence[int], seed: int) -> list[Rollout]:
         """One response to each row."""
-        if self.stage.source == "demonstrations":
+        model = self.model
+        if model is None:
             return [self._demonstrated(row) for row in rows]
-        teacher = self.work.teacher
         sampling = Sampling(
             max_tokens=self.stage.max_response_tokens,
             temperature=self.stage.temperature,
             top_p=self.stage.sampling_top_p,
-            # The teacher may end by a token that the pair does not share.
-            vocabulary=teacher.card.vocabulary,
-            stop_ids=frozenset(teacher.renderer.stop_ids),
+            # It may end by a token that the pair does not share.
+            vocabulary=model.card.vocabulary,
+            stop_ids=frozenset(model.renderer.stop_ids),
         )
-        prompts = [self.work.prompt_ids[row][1] for row in rows]
+        prompts = [self._prompt(row) for row in rows]
         generator = torch.Generator().manual_seed(seed)
         return self.cache.recall(
             prompts,
             sampling,
             seed,
-            lambda: sample(teacher, prompts, sampling=sampling, generator=generator),
+            lambda: sample(model, prompts, sampling=sampling, generator=generator),
         )
+
+    def learned(self, rollout: Rollout) -> tuple[int, ...]:
+        """The response as the student writes it, without its end: another model's by its text."""
+        if self.stage.source != "writer":
+            return rollout.text_ids
+        student = self.work.student.renderer
+        (ids,) = student.responses([self.renderer.decode(rollout.text_ids)])
+        return ids[: len(ids) - len(student.end)]
+
+    def _prompt(self, row: int) -> Sequence[int]:
+        writer = self.work.writer if self.stage.source == "writer" else None
+        return self.work.prompt_ids[row][1] if writer is None else writer.prompt_ids[row]
 
     def _demonstrated(self, row: int) -> Rollout:
         ids, longest = self.work.demonstrations[row], self.stage.max_response_tokens
@@ -115,12 +137,20 @@ class _Source:
         return Rollout(row, kept, (0.0,) * len(kept), len(ids) <= longest)
 
 
+def _author(stage: ColdStartStage, work: Workspace) -> LoadedModel | None:
+    """The model that writes; None where the prompts bring their responses."""
+    if stage.source == "teacher":
+        return work.teacher
+    if stage.source == "writer" and work.writer is not None:
+        return work.writer.loaded(work.student.device)
+    return None
+
+
 class _Found:
     """What was found sound so far, and why the rest was not."""
 
-    def __init__(self, stage: ColdStartStage, work: Workspace) -> None:
-        self.stage, self.work = stage, work
-        self.side = work.student if stage.source == "demonstrations" else work.teacher
+    def __init__(self, stage: ColdStartStage, work: Workspace, source: _Source) -> None:
+        self.stage, self.work, self.source = stage, work, source
         self.kept: dict[int, tuple[int, ...]] = {}
         self._faults: dict[int, str] = {}
         self._said: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
@@ -128,14 +158,16 @@ class _Found:
     def sift(self, rows: Sequence[int], rollouts: Sequence[Rollout]) -> None:
         """Keeps what is sound as the student would have written it."""
         verifier = self.work.verifier if self.stage.only_correct else None
-        grades = grade(verifier, self.side, rollouts, [self.work.train[row] for row in rows])
+        prompts = [self.work.train[row] for row in rows]
+        grades = grade(verifier, self.source.renderer, rollouts, prompts)
         for row, rollout, graded in zip(rows, rollouts, grades, strict=True):
-            fault = self._fault(row, rollout, correct=graded.correct)
+            learned = self.source.learned(rollout)
+            fault = self._fault(row, rollout, learned, correct=graded.correct)
             if fault is not None:
                 self._faults[row] = fault
                 continue
-            self.kept[row] = (*rollout.text_ids, *self.work.student.renderer.end)
-            self._said.add((self.work.prompt_ids[row][0], rollout.text_ids))
+            self.kept[row] = (*learned, *self.work.student.renderer.end)
+            self._said.add((self.work.prompt_ids[row][0], learned))
 
     def collected(self, asked: Sequence[int]) -> Collected:
         return Collected(
@@ -143,17 +175,18 @@ class _Found:
             dict(Counter(self._faults[row] for row in asked if row not in self.kept)),
         )
 
-    def _fault(self, row: int, rollout: Rollout, *, correct: bool | None) -> str | None:
-        if not rollout.stopped:
+    def _fault(
+        self, row: int, rollout: Rollout, learned: tuple[int, ...], *, correct: bool | None
+    ) -> str | None:
+        if not rollout.stopped or len(learned) > self.stage.max_response_tokens:
             return CUT
-        if repeats(self.side.renderer.decode(rollout.text_ids)):
+        if repeats(self.source.renderer.decode(rollout.text_ids)):
             return REPEATING
-        if any(token >= self.work.vocabulary for token in rollout.text_ids):
+        if any(token >= self.work.vocabulary for token in learned):
             return FOREIGN
         if self.stage.only_correct and correct is not True:
             return WRONG
-        said = (self.work.prompt_ids[row][0], rollout.text_ids) in self._said
-        return DUPLICATE if said else None
+        return DUPLICATE if (self.work.prompt_ids[row][0], learned) in self._said else None
 
 
 def _write(file: Path, collected: Collected) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Protocol
 
 import torch
 
@@ -21,7 +22,9 @@ from opdcore.contract.events import ArtifactWritten, Evaluated, ModelRole, Paylo
 from opdcore.contract.outcome import Interval, Outcome, Scores, judge, mean_interval
 from opdcore.contract.prompt import Prompt
 from opdcore.files import write_bytes
+from opdcore.inspection import ModelCard
 from opdcore.models import LoadedModel
+from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.verifiers.grading import Attempt, Grade, Verifier
 
@@ -117,7 +120,10 @@ class Evaluator:
             chunk = self.prompts[start : start + PROMPTS_AT_ONCE]
             answered = self._answer(model, role, chunk, start)
             grades += grade(
-                self.verifier, model, answered, [chunk[r.prompt_index // n] for r in answered]
+                self.verifier,
+                model.renderer,
+                answered,
+                [chunk[r.prompt_index // n] for r in answered],
             )
             rollouts += answered
         scored = _scored(rollouts, grades, n)
@@ -194,14 +200,14 @@ class Evaluator:
 
 def grade(
     verifier: Verifier | None,
-    model: LoadedModel,
+    renderer: Renderer,
     rollouts: Sequence[Rollout],
     prompts: Sequence[Prompt],
 ) -> list[Grade]:
-    """Grades each rollout against its prompt; without a verifier each is an abstention."""
+    """Grades each rollout, in the renderer's ids, against its prompt; without a verifier each is an abstention."""
     if verifier is None:
         return [Grade(None, "the recipe has no verifier")] * len(rollouts)
-    decode = model.renderer.decode
+    decode = renderer.decode
     return verifier.grade(
         [
             Attempt(decode(rollout.text_ids), prompt.answer, prompt.tests, prompt.question)
@@ -210,8 +216,17 @@ def grade(
     )
 
 
+class Reader(Protocol):
+    """Whoever reads prompts: a model, loaded or not."""
+
+    @property
+    def card(self) -> ModelCard: ...
+    @property
+    def folder(self) -> Path: ...
+
+
 def check_context(
-    lengths: Mapping[int, int], model: LoadedModel, *, longest: int, response: int, field: str
+    lengths: Mapping[int, int], model: Reader, *, longest: int, response: int, field: str
 ) -> None:
     """Raises BadInput where a rendered prompt is empty, or too long for the knob or the context.
 

@@ -85,7 +85,7 @@ def _ask(
     asked, rollouts = _write(stage, work, rows, side=side, seed=seed)
     found.tokens[side] += sum(len(rollout.ids) for rollout in rollouts)
     model = (work.student, work.teacher)[side]
-    grades = grade(work.verifier, model, rollouts, [work.pool[row] for row in asked])
+    grades = grade(work.verifier, model.renderer, rollouts, [work.pool[row] for row in asked])
     correct: dict[int, list[bool]] = {row: [] for row in rows}
     for row, one in zip(asked, grades, strict=True):
         if one.correct is not None:

@@ -16,7 +16,8 @@ import torch
 
 from opdcore import checkpoints, demonstrations, prompt_ids, token_maps, verifiers
 from opdcore import prompts as prompt_sets
-from opdcore.contract import prompt_roles
+from opdcore import writer as writers
+from opdcore.contract import needs
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import experimental_uses
@@ -37,6 +38,7 @@ from opdcore.pool import Pool
 from opdcore.prompt_ids import PromptIds
 from opdcore.rendering import Renderer
 from opdcore.verifiers.grading import Verifier
+from opdcore.writer import Writer
 
 Stop = Callable[[], bool]
 # Stages that read prompts and have them answered.
@@ -67,6 +69,7 @@ class Workspace:
     prompt_ids: PromptIds
     prompt_renderer: Renderer
     demonstrations: Demonstrations
+    writer: Writer | None
     vocabulary: int
     verifier: Verifier | None
     evaluator: Evaluator | None
@@ -120,6 +123,7 @@ def prepare(
     vocabulary = _shared_vocabulary(job, student, teacher)
     ids = yield from _render(job, pool, student, teacher, vocabulary)
     demonstrated = _demonstrations(job, pool, student)
+    writer = writers.prepare(job, pool)
     initial = _initial_student(job, device)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation, judge=job.judge))
     evaluator = None
@@ -147,6 +151,7 @@ def prepare(
         prompt_ids=ids,
         prompt_renderer=student.renderer,
         demonstrations=demonstrated,
+        writer=writer,
         vocabulary=vocabulary,
         verifier=verifier,
         evaluator=evaluator,
@@ -174,11 +179,11 @@ def _refuse_unheeded(job: Job) -> None:
             remedy="Leave it out.",
             field="teachers.0.tags",
         )
-    given = [role for role in prompt_roles.ROLES if getattr(job.prompt_sets, role) is not None]
-    for fault in prompt_roles.faults(job.recipe, given):
-        raise BadInput(
-            fault.code, fault.message, remedy=fault.remedy, field=f"prompt_sets.{fault.field}"
-        )
+    given = [role for role in needs.PROMPT_ROLES if getattr(job.prompt_sets, role) is not None]
+    given += [needs.WRITER] if job.writer is not None else []
+    for fault in needs.faults(job.recipe, given):
+        field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
+        raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)
     devices = sorted({name for one in job.resources.values() for name in one.devices})
     if len(devices) > 1:
         raise BadInput(

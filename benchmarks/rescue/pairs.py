@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
-import opdcore
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from benchmarks.calibration import pairs, runs
 from benchmarks.calibration.pairs import Made
 from benchmarks.calibration.triples import Kind, Triple
 from benchmarks.rescue.cases import Case
-from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
+from opdcore.lab import training
+from opdcore.lab.solutions import Exercise, Piece
+from opdcore.lab.tasks import FAMILIES
+from opdcore.lab.training import Batch, Schedule
 
 STEPS = 80
+PIECES_IN_CIRCLES = 30
 KINDS: dict[str, Kind] = {"mismatch": "mismatch", "horizon": "horizon"}
 
 
@@ -32,10 +36,10 @@ def made(case: Case, folder: Path) -> Made:
     pair = pairs.made(triple(case), folder / "pair")
     if case.cause != "malformed":
         return pair
-    garbled = folder / "student"
-    if not garbled.exists():
-        _garble(case, pair, garbled)
-    return replace(pair, student=garbled)
+    spoiled = folder / "student"
+    if not spoiled.exists():
+        _spoil(case, pair, spoiled)
+    return replace(pair, student=spoiled)
 
 
 def plain() -> DistillStage:
@@ -57,20 +61,24 @@ def distill(case: Case) -> DistillStage:
     return DistillStage.model_validate(plain().model_dump() | turned.get(case.cause, {}))
 
 
-def _garble(case: Case, pair: Made, folder: Path) -> None:
-    """The student after a few supervised steps at far too high a learning rate."""
-    stage = ColdStartStage(
-        prompts=96,
-        held_out_prompts=8,
-        steps=6,
-        learning_rate=0.012 * 1.5**case.severity,
-        warmup_steps=0,
-        schedule="constant",
-        weight_decay=0.0,
-        max_prompt_tokens=runs.LONGEST,
-        max_response_tokens=runs.LONGEST,
-    )
-    with tempfile.TemporaryDirectory() as run_dir:
-        for _ in opdcore.run(runs.job(triple(case), pair, (stage,)), Path(run_dir)):
-            pass
-        shutil.copytree(Path(run_dir) / "output", folder)
+def _spoil(case: Case, pair: Made, folder: Path) -> None:
+    """The student after supervised steps on responses that go round in circles and never end."""
+    words = AutoTokenizer.from_pretrained(pair.student)
+    model = AutoModelForCausalLM.from_pretrained(pair.student, dtype="float32")
+    rng, draw = Random(f"{case.name} circles"), FAMILIES[case.family].draw
+
+    def next_batch() -> Batch:
+        exercises = [draw(rng) for _ in range(training.BATCH)]
+        return training.collate([(one, _in_circles(one, rng)) for one in exercises], words)
+
+    steps = 60 + round(80 * case.severity)
+    for _ in training.fit(model, next_batch, Schedule(1e-3, 1, 0.0, steps, steps - 1)):
+        pass
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def _in_circles(exercise: Exercise, rng: Random) -> list[Piece]:
+    """The student's own solution without its answer, over and over: longer than any response may be."""
+    solution = exercise.solution("L", "partial", rng=rng)[:-1]
+    return (solution * PIECES_IN_CIRCLES)[:PIECES_IN_CIRCLES]

@@ -13,7 +13,7 @@ from pydantic import model_validator
 from opdcore.contract.document import Document, again, knob
 from opdcore.contract.training import Schedule, TrainingKnobs
 
-Source = Literal["teacher", "demonstrations"]
+Source = Literal["teacher", "demonstrations", "writer"]
 
 
 class CollectionKnobs(Document):
@@ -23,8 +23,8 @@ class CollectionKnobs(Document):
     source: Source = knob(
         "teacher",
         group="length",
-        help="Whose responses are learned: the teacher's, sampled now, or those that the prompts "
-        "come with.",
+        help="Whose responses are learned: the teacher's, sampled now, those that the prompts come "
+        "with, or another model's (writer), which the run then names.",
     )
     prompts: int = knob(
         2048,

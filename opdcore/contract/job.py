@@ -109,6 +109,9 @@ class Job(Document):
     attempt: int = Field(default=1, ge=1, description="Which execution of the run this is.")
     student: Participant = Field(description="The model being trained.")
     teachers: tuple[Teacher, ...] = Field(min_length=1, description="The frozen references.")
+    writer: Participant | None = Field(
+        default=None, description="Another model whose responses a cold start learns."
+    )
     prompt_sets: PromptSets = Field(description="Prompt sets by role.")
     recipe: Recipe = Field(description="What is done.")
     resources: dict[ResourceRole, Resource] = Field(

@@ -120,7 +120,7 @@ def graded(
 ) -> Answers:
     """The rollouts as answers to the rows' prompts."""
     model = (work.student, work.teacher)[side]
-    grades = grade(work.verifier, model, rollouts, [work.train[row] for row in rows])
+    grades = grade(work.verifier, model.renderer, rollouts, [work.train[row] for row in rows])
     return Answers(rows, rollouts, grades)
 
 

@@ -62,7 +62,9 @@ def distill(
             stage, work, rows, longest=horizon.longest, seed=seed_of(seed, stage_index, step)
         )
         clock.lap("sample_seconds")
-        grades = grade(work.verifier, work.student, rollouts, [work.pool[row] for row in rows])
+        grades = grade(
+            work.verifier, work.student.renderer, rollouts, [work.pool[row] for row in rows]
+        )
         clock.lap("grade_seconds")
 
         tuning.optimizer.forget_gradients()

@@ -54,7 +54,9 @@ def reinforce(
             seed=seed_of(seed, stage_index, step),
         )
         clock.lap("sample_seconds")
-        grades = grade(work.verifier, work.student, rollouts, [work.train[row] for row in rows])
+        grades = grade(
+            work.verifier, work.student.renderer, rollouts, [work.train[row] for row in rows]
+        )
         clock.lap("grade_seconds")
 
         tuning.optimizer.forget_gradients()

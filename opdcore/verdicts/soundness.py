@@ -38,7 +38,11 @@ def malformed_student(case: Case) -> Verdict | None:
     """Rollouts that repeat themselves, never end or are garbled teach nothing about the prompts."""
     limits = case.limits
     repeats = case.readings.side("repetition_rate", limits.malformed_repetition) == "above"
-    endless = case.readings.side("truncation_rate", limits.malformed_truncation) == "above"
+    cut = case.readings.value("truncation_rate")
+    # Of a few rollouts that all are cut no interval lies above the limit, and still all are.
+    endless = cut is not None and (
+        cut == 1 or case.readings.side("truncation_rate", limits.malformed_truncation) == "above"
+    )
     if not (repeats or endless):
         return _garbled(case)
     confidence: Confidence = "low" if case.few else "high" if repeats else "medium"

@@ -14,8 +14,8 @@ from tests.webapp.rows import make_pair, make_prompt_set, make_recipe
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Artifact, Event, Pair, PromptSet, Run
 from webapp.services import demo, estimates, launch_checks, prompt_sets, runs, selections
+from webapp.services.asked_parts import AskedParts
 from webapp.services.runs import LaunchRefused, LocalFiles
-from webapp.services.selection_sets import SelectionSets
 
 KEY = "selections/stage-00-step-0000000.json"
 
@@ -98,7 +98,7 @@ def test_sets_that_no_stage_reads_are_refused(parts, content, project, member):
     with pytest.raises(LaunchRefused) as refused:
         runs.launch(
             actor=member, project=project, pair=parts["pair"], recipe=recipe, train=parts["train"],
-            selection_sets=SelectionSets(outside=content),
+            asked=AskedParts(outside=content),
         )  # fmt: skip
     assert [(one.code, one.field) for one in refused.value.problems] == [
         ("job.unheeded", "outside")
@@ -112,13 +112,13 @@ def test_a_set_of_another_project_or_one_that_is_not_ready_is_refused(
     content.save()
     launch = {"actor": member, "project": project, **parts}
     with pytest.raises(LaunchRefused) as refused:
-        runs.launch(**launch, selection_sets=SelectionSets(teacher_content=content))
+        runs.launch(**launch, asked=AskedParts(teacher_content=content))
     assert refused.value.problems[0].field == "teacher_content"
 
 
 def test_a_set_that_a_run_selects_from_is_not_deleted(parts, content, member, maintainer, project):
     launch = {"actor": member, "project": project, **parts}
-    runs.launch(**launch, selection_sets=SelectionSets(teacher_content=content))
+    runs.launch(**launch, asked=AskedParts(teacher_content=content))
     with pytest.raises(prompt_sets.BadInput) as refused:
         prompt_sets.delete(content, actor=maintainer)
     assert refused.value.info.code == "prompt_set.in_use"

@@ -16,10 +16,10 @@ from opdcore.contract.job import Resource, ResourceRole
 from opdcore.contract.metrics import METRICS
 from webapp.api.references import REFUSALS, WRITE_REFUSALS, Ref, VersionRef
 from webapp.api.scope import actor, chosen, project, visible
-from webapp.models import Artifact, Pair, PromptSet, Recipe, Run
+from webapp.models import Artifact, Pair, PromptSet, Recipe, RegisteredModel, Run
 from webapp.models.runs import RunQuerySet
 from webapp.services import live, run_files, run_list, runs, series
-from webapp.services.selection_sets import SelectionSets
+from webapp.services.asked_parts import AskedParts
 from webapp.views import downloads
 
 router = Router(tags=["Runs"])
@@ -85,6 +85,7 @@ class RunReply(RunRow):
     held_out_set: VersionRef | None
     teacher_content_set: VersionRef | None
     outside_set: VersionRef | None
+    writer: Ref | None
     resources: dict[str, Any]
     notes: str
     progress: dict[str, Any] | None
@@ -123,6 +124,10 @@ class LaunchBody(Document):
     )
     outside: str | None = Field(
         None, description="public_id of prompts to mix in there; absent: the training prompts."
+    )
+    writer: str | None = Field(
+        None,
+        description="public_id of the model that writes what a cold start of source writer learns.",
     )
     name: str = Field("", max_length=120, description="Empty: named after pair and recipe.")
     resources: dict[ResourceRole, Resource] = Field(default_factory=dict)
@@ -219,9 +224,10 @@ def launch_run(request: HttpRequest, body: LaunchBody) -> Status[Run]:
         recipe=chosen(Recipe.objects.all(), request, body.recipe, field="recipe"),
         train=chosen(sets, request, body.train, field="train"),
         held_out=_set(request, body, "held_out"),
-        selection_sets=SelectionSets(
+        asked=AskedParts(
             teacher_content=_set(request, body, "teacher_content"),
             outside=_set(request, body, "outside"),
+            writer=_writer(request, body),
         ),
         name=body.name,
         resources=body.model_dump(mode="json")["resources"],
@@ -295,9 +301,14 @@ def _set(request: HttpRequest, body: LaunchBody, role: str) -> PromptSet | None:
     return chosen(PromptSet.objects.present(), request, named, field=role) if named else None
 
 
+def _writer(request: HttpRequest, body: LaunchBody) -> RegisteredModel | None:
+    models = RegisteredModel.objects.all()
+    return chosen(models, request, body.writer, field="writer") if body.writer else None
+
+
 def rows() -> RunQuerySet:
     """Runs with all that a reply names."""
-    joined = ("project", "pair", "recipe", "created_by")
+    joined = ("project", "pair", "recipe", "created_by", "writer")
     sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set")
     found = Run.objects.select_related(*joined, *sets)
     return found.annotate(parent_public_id=F("parent__public_id"))

@@ -13,16 +13,16 @@ from django import forms
 from django.db.models import QuerySet
 from pydantic import ValidationError
 
-from opdcore.contract import prompt_roles
+from opdcore.contract import needs
 from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.evaluation import Evaluation
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.forms.knobs import field_of
-from webapp.models import Device, Pair, Project, PromptSet, Recipe, Run
+from webapp.models import Device, Pair, Project, PromptSet, Recipe, RegisteredModel, Run
 from webapp.models.recipes import RecipeQuerySet
+from webapp.services.asked_parts import AskedParts
 from webapp.services.recipe_faults import faults_of
-from webapp.services.selection_sets import SelectionSets
 
 # The knobs that people turn from run to run; all others are on the recipe's own page.
 STAGE_KNOBS = (
@@ -62,9 +62,9 @@ class KnobsForm(forms.Form):
         return next((kinds.index(one) for one in ("distill", "reinforce") if one in kinds), None)
 
     @property
-    def asks_for_sets(self) -> bool:
-        """Whether the recipe selects from prompt sets of its own."""
-        return bool(prompt_roles.used(self.document))
+    def asks_for(self) -> tuple[str, ...]:
+        """The roles that the recipe asks for besides."""
+        return needs.used(self.document)
 
     @property
     def stage_knobs(self) -> list[forms.BoundField]:
@@ -142,6 +142,13 @@ class LaunchForm(forms.Form):
         label="Outside prompts",
         help_text="Mixed with the teacher's; without them the training prompts are.",
     )
+    writer = forms.ModelChoiceField(
+        RegisteredModel.objects.none(),
+        to_field_name="public_id",
+        required=False,
+        label="Writer",
+        help_text="The model whose responses the cold start learns; it may have another tokenizer.",
+    )
     recipe = forms.ModelChoiceField(
         Recipe.objects.none(), to_field_name="public_id", help_text="What is done, in stages."
     )
@@ -173,6 +180,7 @@ class LaunchForm(forms.Form):
             "held_out": PromptSet.objects.filter(project=project).ready(),
             "teacher_content": PromptSet.objects.filter(project=project).ready(),
             "outside": PromptSet.objects.filter(project=project).ready(),
+            "writer": RegisteredModel.objects.filter(project=project),
             "recipe": self._recipes(project),
             "parent": Run.objects.filter(project=project),
         }
@@ -180,7 +188,7 @@ class LaunchForm(forms.Form):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).queryset = rows
         for name in ("held_out", "outside"):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "None"
-        for name in ("pair", "train", "teacher_content", "recipe"):
+        for name in ("pair", "train", "teacher_content", "writer", "recipe"):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "Choose one"
         cast("forms.ChoiceField", self.fields["device"]).choices = _devices()
 
@@ -189,9 +197,9 @@ class LaunchForm(forms.Form):
         of_project = Recipe.objects.filter(project=project)
         return of_project.newest() | of_project.filter(public_id=self["recipe"].value() or "")
 
-    def selection_sets(self) -> SelectionSets:
-        """The sets that the recipe selects from; only of a valid form."""
-        return SelectionSets(**{role: self.cleaned_data[role] for role in prompt_roles.ROLES})
+    def asked(self) -> AskedParts:
+        """What the recipe asks for besides; only of a valid form."""
+        return AskedParts(**{role: self.cleaned_data[role] for role in needs.ROLES})
 
     def resources(self) -> dict[str, Any]:
         """The run's resources as the contract knows them."""

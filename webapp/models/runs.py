@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from webapp.models.checkpoints import RegisteredModel
 from webapp.models.ownership import Owned, OwnedQuerySet
 from webapp.models.pairs import Pair
 from webapp.models.prompt_sets import PromptSet
@@ -69,6 +70,9 @@ class Run(Owned):
     )
     outside_set = models.ForeignKey(
         PromptSet, models.PROTECT, null=True, blank=True, related_name="runs_as_outside"
+    )
+    writer = models.ForeignKey(
+        RegisteredModel, models.PROTECT, null=True, blank=True, related_name="runs_as_writer"
     )
     parent = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="children"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from django.conf import settings
 
-from opdcore.contract import prompt_roles
+from opdcore.contract import needs
 from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
@@ -15,9 +15,9 @@ from opdcore.contract.recipe import Stage
 from opdcore.inspection import ModelCard
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import estimates
+from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.checkpoints import folder_of
 from webapp.services.launch_preview import examples, prompts_with
-from webapp.services.selection_sets import NO_SETS, SelectionSets
 
 # Left free beside a run's own files, for the database and the logs of everything else.
 SPARE_DISK_BYTES = 256 << 20
@@ -29,17 +29,17 @@ def problems(
     *,
     train: PromptSet,
     held_out: PromptSet | None,
-    selection_sets: SelectionSets = NO_SETS,
+    asked: AskedParts = NOTHING_ASKED,
 ) -> list[ErrorInfo]:
     """Everything that would make the run fail, or say nothing, after it started."""
     return [
-        *_of_models(pair),
+        *(one for model in _models_of(pair) for one in _of_model(model, "pair")),
         *_of_token_maps(pair, recipe),
         *_of_teachers(pair),
         *_of_prompt_set(train, "train"),
         *(_of_graded(recipe, train) if _only_diagnoses(recipe) else _of_held_out(recipe, held_out)),
         *_of_rewards(recipe, train),
-        *_of_selection_sets(recipe, selection_sets),
+        *_of_asked(recipe, asked),
         *_of_template(pair, recipe, train),
         *_of_judge(recipe),
         *_of_stages(pair, recipe),
@@ -48,21 +48,24 @@ def problems(
     ]
 
 
-def _of_models(pair: Pair) -> Iterator[ErrorInfo]:
-    for model in (pair.student, *(teacher.model for teacher in pair.teachers.all())):
-        if model.state == RegisteredModel.State.ERROR:
-            yield ErrorInfo(
-                code="launch.model_unusable",
-                message=f"The model {model.name} cannot be used.",
-                remedy="Open it under Models and mend what its page says.",
-                field="pair",
-            )
-            continue
-        try:
-            folder_of(model)
-        except BadInput as error:
-            # Its folder was allowed when it was registered, and no longer is.
-            yield error.info.model_copy(update={"field": "pair"})
+def _models_of(pair: Pair) -> list[RegisteredModel]:
+    return [pair.student, *(teacher.model for teacher in pair.teachers.all())]
+
+
+def _of_model(model: RegisteredModel, field: str) -> Iterator[ErrorInfo]:
+    if model.state == RegisteredModel.State.ERROR:
+        yield ErrorInfo(
+            code="launch.model_unusable",
+            message=f"The model {model.name} cannot be used.",
+            remedy="Open it under Models and mend what its page says.",
+            field=field,
+        )
+        return
+    try:
+        folder_of(model)
+    except BadInput as error:
+        # Its folder was allowed when it was registered, and no longer is.
+        yield error.info.model_copy(update={"field": field})
 
 
 def _only_diagnoses(recipe: RecipeDocument) -> bool:
@@ -175,11 +178,12 @@ def _of_graded(recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:
         )
 
 
-def _of_selection_sets(recipe: RecipeDocument, sets: SelectionSets) -> Iterator[ErrorInfo]:
-    given = dict(sets.given())
-    for role, prompt_set in given.items():
+def _of_asked(recipe: RecipeDocument, asked: AskedParts) -> Iterator[ErrorInfo]:
+    for role, prompt_set in asked.sets():
         yield from _of_prompt_set(prompt_set, role)
-    yield from prompt_roles.faults(recipe, given)
+    if asked.writer is not None:
+        yield from _of_model(asked.writer, needs.WRITER)
+    yield from needs.faults(recipe, dict(asked.given()))
 
 
 def _of_template(pair: Pair, recipe: RecipeDocument, train: PromptSet) -> Iterator[ErrorInfo]:

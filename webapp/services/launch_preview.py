@@ -23,9 +23,9 @@ from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.rendering import Renderer
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import pairs, prompt_sets
+from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.checkpoints import folder_of
 from webapp.services.pairs import Preview
-from webapp.services.selection_sets import NO_SETS, SelectionSets
 
 RENDERED_ROWS = 1000
 COMPARED_ROWS = 300_000
@@ -104,10 +104,10 @@ def warnings(
     *,
     train: PromptSet,
     held_out: PromptSet | None,
-    selection_sets: SelectionSets = NO_SETS,
+    asked: AskedParts = NOTHING_ASKED,
 ) -> list[ErrorInfo]:
     """What does not forbid the launch, but should be known before it."""
-    drawn = [("train", train), *selection_sets.given()]
+    drawn = [("train", train), *asked.sets()]
     return [
         *(one for _, prompt_set in drawn for one in _of_shared(prompt_set, held_out)),
         *(one for role, each in drawn for one in _of_lengths(pair, recipe, each, role)),

@@ -17,10 +17,10 @@ from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.models import Pair, Project, PromptSet, Recipe, Run, User
 from webapp.services import estimates, launch_checks, launch_preview, recipes, runs
+from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.estimates import Needs
 from webapp.services.launch_preview import Side
 from webapp.services.runs import LocalFiles
-from webapp.services.selection_sets import NO_SETS, SelectionSets
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Choice:
     train: PromptSet
     held_out: PromptSet | None
     recipe: Recipe
-    selection_sets: SelectionSets = NO_SETS
+    asked: AskedParts = NOTHING_ASKED
     turned: RecipeDocument | None = None
     name: str = ""
     resources: dict[str, Any] | None = None
@@ -65,7 +65,7 @@ def review(choice: Choice) -> Review:
     sets = {
         "train": choice.train,
         "held_out": choice.held_out,
-        "selection_sets": choice.selection_sets,
+        "asked": choice.asked,
     }
     problems = launch_checks.problems(pair, document, **sets)  # type: ignore[arg-type]
     readable = not any(one.code == "launch.prompt_set_not_ready" for one in problems)
@@ -91,7 +91,7 @@ def launch(choice: Choice, *, project: Project, actor: User) -> Run:
         recipe=_recipe(choice, project, actor),
         train=choice.train,
         held_out=choice.held_out,
-        selection_sets=choice.selection_sets,
+        asked=choice.asked,
         name=choice.name,
         resources=choice.resources,
         parent=choice.parent,
@@ -130,7 +130,7 @@ def _body(choice: Choice) -> str | None:
         return None
     parts = {"pair": choice.pair, "recipe": choice.recipe, "train": choice.train}
     parts |= {"held_out": choice.held_out} if choice.held_out else {}
-    parts |= dict(choice.selection_sets.given())
+    parts |= dict(choice.asked.given())
     asked: dict[str, Any] = {name: part.public_id for name, part in parts.items()}
     asked |= {"name": choice.name} if choice.name else {}
     asked |= {"resources": choice.resources} if choice.resources else {}
@@ -146,13 +146,11 @@ def _job(choice: Choice) -> str:
         recipe,
         train=choice.train,
         held_out=choice.held_out,
-        selection_sets=choice.selection_sets,
+        asked=choice.asked,
     )
     run = Run(public_id="my-run", attempt=1, snapshot=frozen, resources=choice.resources or {})
     held_out = Path("held-out.jsonl") if choice.held_out else None
-    others = {
-        role: Path(f"{role.replace('_', '-')}.jsonl") for role, _ in choice.selection_sets.given()
-    }
+    others = {role: Path(f"{role.replace('_', '-')}.jsonl") for role, _ in choice.asked.sets()}
     files = LocalFiles(train=Path("train.jsonl"), held_out=held_out, **others)
     job = runs.job_document(run, files)
     return job.model_dump_json(indent=2, exclude_defaults=True)

@@ -24,7 +24,7 @@ from opdcore.rescue import plan
 from webapp.models import Run, User
 from webapp.permissions import require
 from webapp.services import audit, histories, recipes, runs, starts
-from webapp.services.selection_sets import SelectionSets
+from webapp.services.asked_parts import AskedParts
 
 log = structlog.get_logger(__name__)
 
@@ -156,7 +156,7 @@ def _launched(run: Run, document: RecipeDocument, *, actor: User, **how: Any) ->
         recipe=recipe,
         train=run.train_set,
         held_out=run.held_out_set,
-        selection_sets=SelectionSets.of_run(run),
+        asked=AskedParts.of_run(run).for_recipe(document),
         resources=run.resources,
         parent=run,
         **how,

@@ -33,7 +33,7 @@ from webapp.models import (
 from webapp.models.ownership import Owned
 from webapp.permissions import Action, require
 from webapp.services import audit, launch_checks
-from webapp.services.selection_sets import NO_SETS, SelectionSets
+from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.version import code_version
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     recipe: Recipe,
     train: PromptSet,
     held_out: PromptSet | None = None,
-    selection_sets: SelectionSets = NO_SETS,
+    asked: AskedParts = NOTHING_ASKED,
     name: str = "",
     resources: dict[str, Any] | None = None,
     parent: Run | None = None,
@@ -77,11 +77,9 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     """
     require(actor, "launch", project)
     _same_project(project, pair=pair, recipe=recipe, train=train, held_out=held_out, parent=parent)
-    _same_project(project, **selection_sets.by_role())
+    _same_project(project, **asked.by_role())
     document = recipe.contract
-    found = launch_checks.problems(
-        pair, document, train=train, held_out=held_out, selection_sets=selection_sets
-    )
+    found = launch_checks.problems(pair, document, train=train, held_out=held_out, asked=asked)
     if found:
         raise LaunchRefused(found)
     run = Run.objects.create(
@@ -92,15 +90,14 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         recipe=recipe,
         train_set=train,
         held_out_set=held_out,
-        teacher_content_set=selection_sets.teacher_content,
-        outside_set=selection_sets.outside,
+        teacher_content_set=asked.teacher_content,
+        outside_set=asked.outside,
+        writer=asked.writer,
         parent=parent,
         relation=relation,
         resources=_resources(resources or {}),
         steps_total=sum(document.steps_by_stage),
-        snapshot=snapshot(
-            pair, recipe, train=train, held_out=held_out, selection_sets=selection_sets
-        )
+        snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
         | {"start": start, "lineage": lineage},
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}
@@ -172,7 +169,7 @@ def clone(run: Run, *, actor: User, name: str = "") -> Run:
         recipe=run.recipe,
         train=run.train_set,
         held_out=run.held_out_set,
-        selection_sets=SelectionSets.of_run(run),
+        asked=AskedParts.of_run(run),
         name=name or f"{run.name[:112]} again",
         resources=run.resources,
         parent=run,
@@ -282,6 +279,7 @@ def job_document(
             "attempt": run.attempt,
             "student": frozen["student"]["participant"],
             "teachers": [teacher["participant"] for teacher in frozen["teachers"]],
+            "writer": (frozen.get("writer") or {}).get("participant"),
             "prompt_sets": _prompt_files(files, frozen["prompt_sets"]),
             "recipe": frozen["recipe"]["document"],
             "resources": run.resources if resources is None else resources,
@@ -299,7 +297,7 @@ def snapshot(
     *,
     train: PromptSet,
     held_out: PromptSet | None,
-    selection_sets: SelectionSets = NO_SETS,
+    asked: AskedParts = NOTHING_ASKED,
 ) -> dict[str, Any]:
     """All that decides the run's numbers, as it is now."""
     return {
@@ -312,8 +310,9 @@ def snapshot(
         "prompt_sets": {
             "train": _frozen_set(train),
             "held_out": _frozen_set(held_out) if held_out else None,
-            **{role: _frozen_set(one) for role, one in selection_sets.given()},
+            **{role: _frozen_set(one) for role, one in asked.sets()},
         },
+        "writer": _side(asked.writer, {}) if asked.writer else None,
         "recipe": {
             "public_id": recipe.public_id,
             "version": recipe.version,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from webapp.models import Pair, Project, PromptSet, Recipe, Run, User
-from webapp.services.selection_sets import SelectionSets
+from webapp.services.asked_parts import AskedParts
 
 Parts = dict[str, str]
 
@@ -18,7 +18,7 @@ BESIDE_A_PAIR = ("train", "held_out", "recipe")
 def of_user(user: User, project: Project) -> Parts:
     """Those of the user's own last run there, else a laboratory pair's."""
     mine = Run.objects.filter(project=project, created_by=user)
-    sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set")
+    sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set", "writer")
     last = mine.select_related("pair", "recipe", *sets).first()
     return of_run(last) if last else of_laboratory(project)
 
@@ -31,7 +31,7 @@ def of_run(run: Run) -> Parts:
         "train": run.train_set.public_id,
         "held_out": run.held_out_set.public_id if run.held_out_set else "",
         "recipe": run.recipe.public_id,
-        **{role: one.public_id for role, one in SelectionSets.of_run(run).given()},
+        **{role: one.public_id for role, one in AskedParts.of_run(run).given()},
         "device": next(iter(devices), ""),
     }
 

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from opdcore.contract import prompt_roles
+from opdcore.contract import needs
 from opdcore.contract.errors import BadInput
 from webapp.forms.launch import KnobsForm, LaunchForm
 from webapp.models import Pair, Project, PromptSet, Recipe, Run
@@ -22,8 +22,8 @@ from webapp.views.scope import actor, chosen_project
 
 NO_CONTENT = 204
 FIELDS = ("pair", "train", "held_out", "recipe", "name", "device", "threads")
-# What is asked for only where the recipe selects from it.
-SELECTION_FIELDS = prompt_roles.ROLES
+# What is shown only where the recipe asks for it.
+ASKED_FIELDS = needs.ROLES
 
 
 @require_http_methods(["GET", "POST"])
@@ -62,7 +62,7 @@ def knobs(request: HttpRequest) -> HttpResponse:
     context = {
         "knobs": KnobsForm(recipe) if recipe else None,
         "recipe": recipe,
-        "form": LaunchForm(project, initial=_named(request.GET, SELECTION_FIELDS)),
+        "form": LaunchForm(project, initial=_named(request.GET, ASKED_FIELDS)),
     }
     answer = render(request, "runs/_knobs.html", context)
     answer["HX-Trigger-After-Settle"] = "knobs-changed"
@@ -77,7 +77,7 @@ def parts(request: HttpRequest) -> HttpResponse:
     moved = usual_parts.moved(project, request.POST)
     if all(request.POST.get(name, "") == value for name, value in moved.items()):
         return HttpResponse(status=NO_CONTENT)
-    stays = _named(request.POST, ("pair", *SELECTION_FIELDS))
+    stays = _named(request.POST, ("pair", *ASKED_FIELDS))
     form = LaunchForm(project, initial=moved | stays)
     same_recipe = request.POST.get("knobs_of") == moved["recipe"]
     recipe = _chosen_recipe(form, project)
@@ -124,7 +124,7 @@ def _choice(form: LaunchForm, request: HttpRequest) -> tuple[Choice | None, Knob
     choice = Choice(
         **chosen,
         recipe=recipe,
-        selection_sets=form.selection_sets(),
+        asked=form.asked(),
         turned=knobs_form.turned() if fresh else None,
         resources=form.resources(),
         parent=form.cleaned_data["parent"],
@@ -165,8 +165,8 @@ def _checked(
     for name in ("pair", "train", "recipe"):
         if not request.POST.get(name):
             shown[name] = []
-    if knobs_form is not None and knobs_form.asks_for_sets:
-        shown |= {name: form.errors.get(name, []) for name in SELECTION_FIELDS}
+    if knobs_form is not None and knobs_form.asks_for:
+        shown |= {name: form.errors.get(name, []) for name in ASKED_FIELDS}
     if knobs_form is not None:
         shown |= {path: knobs_form.errors.get(path, []) for path in knobs_form.fields}
     return {
@@ -204,7 +204,7 @@ def _parent(request: HttpRequest, project: Project) -> Run | None:
 def _usual(request: HttpRequest, project: Project, parent: Run | None) -> dict[str, str]:
     """What is filled in: the parent's parts, else those of the address, else the last or the lab's."""
     usual = usual_parts.of_run(parent) if parent else usual_parts.of_user(actor(request), project)
-    asked = _named(request.GET, ("pair", "train", "held_out", *SELECTION_FIELDS, "recipe", "name"))
+    asked = _named(request.GET, ("pair", "train", "held_out", *ASKED_FIELDS, "recipe", "name"))
     named = {"parent": parent.public_id, "name": f"{parent.name[:112]} again"} if parent else {}
     return usual | named | asked
 

@@ -16,9 +16,9 @@ from webapp.forms.rescue import RescueForm
 from webapp.models import Run
 from webapp.permissions import allows, require
 from webapp.services import exports, health, histories, launches, machines, proofs, rescues
+from webapp.services.asked_parts import AskedParts
 from webapp.services.launches import Choice
 from webapp.services.runs import LaunchRefused
-from webapp.services.selection_sets import SelectionSets
 from webapp.views import rescue_offers
 from webapp.views.scope import actor, visible
 
@@ -111,7 +111,7 @@ def _choice(run: Run, form: RescueForm) -> Choice:
         recipe=run.recipe,
         turned=form.document,
         resources=run.resources,
-        selection_sets=SelectionSets.of_run(run),
+        asked=AskedParts.of_run(run).for_recipe(form.document or run.recipe.contract),
     )
 
 

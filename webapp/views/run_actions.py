@@ -18,7 +18,7 @@ from webapp.services import checkpoints, runs
 from webapp.views.scope import actor, visible
 
 PAGE = Run.objects.select_related("project", "pair", "recipe", "created_by", "reviewed_by")
-SETS = ("train_set", "held_out_set", "teacher_content_set", "outside_set")
+PARTS = ("train_set", "held_out_set", "teacher_content_set", "outside_set", "writer")
 
 
 @require_POST
@@ -46,7 +46,7 @@ def resume(request: HttpRequest, public_id: str) -> HttpResponse:
 @require_POST
 def clone(request: HttpRequest, public_id: str) -> HttpResponse:
     """Launches the same again, and opens it."""
-    run = visible(PAGE.select_related(*SETS), request, public_id)
+    run = visible(PAGE.select_related(*PARTS), request, public_id)
     try:
         again = runs.clone(run, actor=actor(request))
     except BadInput as error:

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from opdcore.contract import prompt_roles
+from opdcore.contract import needs
 from opdcore.contract.metrics import METRICS
 from webapp.forms.knobs import label_of
 from webapp.models import Run
@@ -145,9 +145,9 @@ def details(request: HttpRequest, public_id: str) -> HttpResponse:
     context = {
         "run": run,
         "snapshot": run.snapshot,
-        "selection_sets": [
+        "asked": [
             (label_of(role), run.snapshot["prompt_sets"][role])
-            for role in prompt_roles.ROLES
+            for role in needs.PROMPT_ROLES
             if role in run.snapshot["prompt_sets"]
         ],
         "recipe_yaml": yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
