@@ -122,8 +122,8 @@ def delete(model: RegisteredModel, *, actor: User) -> None:
     except ProtectedError as error:
         raise BadInput(
             "model.in_use",
-            f"{model.name} is part of a pair.",
-            remedy="Delete its pairs first; a pair with runs stays.",
+            f"{model.name} is part of a pair, or wrote what a run learned.",
+            remedy="Delete its pairs first; what a run names stays.",
             field="model",
         ) from error
     if ours:
