@@ -30,7 +30,9 @@ class Drawing:
         selecting = None if self._index is None else recipe.stages[self._index]
         self._selecting = selecting if isinstance(selecting, SelectPromptsStage) else None
         since = stage_index if self._index is None else self._index
-        self._steps_before = sum(recipe.steps_by_stage[since:stage_index])
+        # A cold start in between draws no prompt from the selection, so it does not age.
+        earlier = recipe.stages[since:stage_index]
+        self._steps_before = sum(one.steps for one in earlier if isinstance(one, DistillStage))
         self._chosen: Selection | None = None
         self.work = work
         if in_teachers_rendering(recipe, stage_index):

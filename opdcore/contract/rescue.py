@@ -61,6 +61,9 @@ class History(Document):
     teacher_accuracy: float | None = Field(
         default=None, description="The teacher's held-out accuracy; null where unmeasured."
     )
+    prompts: int | None = Field(
+        default=None, ge=0, description="Train prompts that there are; null where not known."
+    )
     demonstrations: bool = Field(
         default=False, description="Whether the train prompts come with responses."
     )
@@ -74,8 +77,10 @@ class Change(Document):
     """One thing that the new recipe does otherwise, and why."""
 
     path: str = Field(description="Place in the new recipe, such as stages.1.normalisation.")
-    before: str | float | bool | None = Field(description="What it was; null where it was not.")
-    after: str | float | bool | None = Field(description="What it becomes.")
+    before: str | int | float | bool | None = Field(
+        description="What it was; null where it was not."
+    )
+    after: str | int | float | bool | None = Field(description="What it becomes.")
     reason: str = Field(description="Why, in one sentence.")
     evidence: tuple[Evidence, ...] = Field(default=(), description="What the reason rests on.")
     source: str = Field(default="", description="Where it was shown, such as an arXiv number.")

@@ -31,6 +31,8 @@ COLD_RATE, COLD_LORA_RATE, FASTER = 1e-5, 1e-4, 2
 LARGER = 4
 # Stable-OPD (2604.08527) mixes in demonstrations and holds the student near its start.
 KL_WEIGHT, GOLD_WEIGHT = 0.1, 0.1
+# What the knobs allow.
+MOST_KL_WEIGHT, MOST_FORWARD_WEIGHT = 100.0, 10.0
 # A collapse is a sign of too large steps too; our choice.
 SLOWER = 0.25
 USUAL_K = 16
@@ -52,7 +54,8 @@ def start_cold(draft: Draft, verdict: Verdict, history: History) -> Told:
     """A short supervised stage on the teacher's responses, before the same distillation."""
     again = any(isinstance(one, ColdStartStage) for one in draft.recipe.stages)
     damaged = verdict.code == "STUDENT_MALFORMED" or _damaged(history)
-    stage = cold_start(draft.stage, times=LARGER if again or damaged else 1)
+    times = LARGER if again or damaged else 1
+    stage = cold_start(draft.stage, times=times, prompts=history.prompts)
     draft.insert(
         stage,
         Reason(
@@ -100,11 +103,16 @@ def _first_overlap(history: History) -> tuple[Evidence, ...]:
     return (Evidence(metric="effective_overlap", value=history.start_overlap, step=1),)
 
 
-def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
-    """A cold start in proportion to a distillation."""
+def cold_start(
+    stage: DistillStage, *, times: int = 1, prompts: int | None = None
+) -> ColdStartStage:
+    """A cold start in proportion to a distillation, of at most so many prompts as there are."""
     rollouts = stage.steps * stage.prompts_per_step * stage.rollouts_per_prompt
     wanted = times * math.ceil(COLD_SHARE * rollouts)
     responses = min(max(times * FEWEST_RESPONSES, wanted), MOST_RESPONSES)
+    if prompts is not None:
+        # One response each, and a fifth is held out.
+        responses = max(1, min(responses, prompts * 4 // 5))
     steps = max(times * FEWEST_STEPS, math.ceil(EPOCHS * responses / RESPONSES_PER_STEP))
     return ColdStartStage(
         prompts=responses,
@@ -128,13 +136,14 @@ def cold_start(stage: DistillStage, *, times: int = 1) -> ColdStartStage:
 def shorten(draft: Draft, verdict: Verdict, history: History) -> Told:
     """Learn from the tokens at which the teacher's signal holds, and from no later ones."""
     sound, stage = history.sound_tokens, draft.stage
+    trained = stage.loss_prefix_tokens or stage.max_response_tokens
     cautions: tuple[str, ...] = ()
     if sound is None:
-        sound = math.ceil((stage.loss_prefix_tokens or stage.max_response_tokens) / 2)
+        sound = math.ceil(trained / 2)
         cautions = ("Where the signal fades was not measured, so half of the length is a guess.",)
     draft.set(
         "loss_prefix_tokens",
-        min(sound, stage.max_response_tokens),
+        min(sound, trained),
         Reason(
             f"Up to token {sound} both sides still agree; later tokens would be taught by noise.",
             verdict.evidence,
@@ -176,7 +185,7 @@ def steady(draft: Draft, verdict: Verdict, history: History) -> Told:
     why = "It holds the student near its start, away from endless and repeating responses."
     draft.set(
         "initial_kl_weight",
-        max(KL_WEIGHT, 2 * draft.stage.initial_kl_weight),
+        min(max(KL_WEIGHT, 2 * draft.stage.initial_kl_weight), MOST_KL_WEIGHT),
         Reason(why, verdict.evidence, "2604.08527"),
     )
     if history.demonstrations:
@@ -212,7 +221,7 @@ def mask_special(draft: Draft, verdict: Verdict, history: History) -> Told:
         verdict.evidence,
         "2605.11182",
     )
-    draft.set("token_mask", "special", reason)
+    _mask_special(draft, reason)
     return Told("The share of control tokens goes back to what it was at the start.")
 
 
@@ -226,7 +235,7 @@ def bound_reward(draft: Draft, verdict: Verdict, history: History) -> Told:
     gradient = stage.form == "sampled" and stage.sampled_loss == "policy_gradient"
     if gradient and not stage.reward_power:
         draft.set("reward_clamp", min(REWARD_CLAMP, stage.reward_clamp or REWARD_CLAMP), reason)
-    draft.set("token_mask", "special", reason)
+    _mask_special(draft, reason)
     return Told("The heavy tail's share of the rewards falls, and the gradient is calm.")
 
 
@@ -240,9 +249,16 @@ def keep_variety(draft: Draft, verdict: Verdict, history: History) -> Told:
         verdict.evidence,
         "2603.07079",
     )
-    weight = max(FORWARD_WEIGHT, 2 * draft.stage.high_entropy_forward_weight)
+    twice = 2 * draft.stage.high_entropy_forward_weight
+    weight = min(max(FORWARD_WEIGHT, twice), MOST_FORWARD_WEIGHT)
     draft.set("high_entropy_forward_weight", weight, reason)
     return Told("The student's entropy comes to the teacher's and no further down.")
+
+
+def _mask_special(draft: Draft, reason: Reason) -> None:
+    """Special tokens are not learned; a recipe that leaves out more goes on doing so."""
+    if draft.stage.token_mask == "none":  # noqa: S105 (tokens of text)
+        draft.set("token_mask", "special", reason)
 
 
 def _sound_objective(draft: Draft, verdict: Verdict) -> None:

@@ -13,7 +13,7 @@ from opdcore.contract.recipe import Recipe, Stage
 from opdcore.contract.rescue import Change, Spot
 from opdcore.contract.verdicts import Evidence
 
-Value = str | float | bool | None
+Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,12 @@ def distill(
         if work.stop():
             if step - 1 > saved_step:
                 yield from saving.checkpoint(
-                    work, tuning, stage_index, step - 1, _followed(watch, horizon)
+                    work,
+                    tuning,
+                    stage_index,
+                    step - 1,
+                    _followed(watch, horizon),
+                    sound_until=watch.sound_until,
                 )
             raise work.cancelled()
         clock = Clock(work.student.device)

@@ -282,3 +282,31 @@ def test_a_child_that_gains_half_as_much_is_partly_rescued_and_one_that_does_not
     assert prove(nothing, child_scores=LOW, parent_scores=LOW).code == "not_rescued"
     few = judge(BEFORE[:2], BEFORE[:2], TEACHER[:2])
     assert prove(few).code == "inconclusive"
+
+
+def test_a_plan_loosens_nothing_that_the_recipe_holds_tighter():
+    sound = failed_at(60, 20, sound_tokens=300)
+    found = plan(verdict("HORIZON_RISK"), recipe(loss_prefix_tokens=100), sound)
+    assert found.recipe is None
+    masked = plan(verdict("MODE_HACKING"), recipe(token_mask="special_and_stop"), failed_at(20))
+    assert masked.recipe is None
+
+
+def test_what_is_doubled_stays_within_what_its_knob_allows():
+    held = plan(verdict("REPETITION_COLLAPSE"), recipe(initial_kl_weight=80.0), failed_at(20))
+    assert held.recipe.stages[0].initial_kl_weight == 100.0
+    kept = recipe(high_entropy_forward_weight=8.0)
+    varied = plan(verdict("ENTROPY_COLLAPSE_RISK"), kept, failed_at(20))
+    assert varied.recipe.stages[0].high_entropy_forward_weight == 10.0
+
+
+def test_a_cold_start_asks_for_no_more_responses_than_there_are_prompts():
+    few = failed_at(60, 20, prompts=50)
+    cold = plan(verdict("PATTERN_MISMATCH"), recipe(), few).recipe.stages[0]
+    assert (cold.prompts, cold.held_out_prompts) == (40, 10)
+
+
+def test_whole_numbers_of_a_change_stay_whole():
+    found = plan(verdict("TOP1_INSTABILITY"), recipe(k=1), failed_at(60, 20, 40))
+    told = {change.path: (change.before, change.after) for change in found.changes}
+    assert all(isinstance(one, int) for path in told for one in told[path])

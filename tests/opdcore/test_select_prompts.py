@@ -161,6 +161,19 @@ def test_a_refresh_measures_the_present_student_and_expands(tmp_path):
     assert all(one[row] != other[row] for row in one)
 
 
+def test_a_cold_start_in_between_does_not_age_a_selection(tmp_path):
+    told = recipe_of(REFRESHED, distil={"steps": 3}).model_dump()
+    cold = {
+        "kind": "cold_start", "source": "demonstrations", "prompts": 8, "held_out_prompts": 0,
+        "steps": 3, "responses_per_step": 4, "max_response_tokens": 16,
+    }  # fmt: skip
+    select, distil = told["stages"]
+    recipe = Recipe.model_validate(told | {"stages": [select, cold, distil]})
+    rows = [row | {"response": "It is so."} for row in QUESTIONS]
+    events = events_of(make_job(tmp_path, recipe=recipe, rows=rows), tmp_path / "run")
+    assert [one.payload.steps for one in by_kind(events, "selection")] == [0, 2]
+
+
 def test_a_run_cut_between_two_refreshes_goes_on_bit_for_bit(tmp_path):
     pair = make_pair(tmp_path)
     recipe = recipe_of(REFRESHED, distil={"steps": 6, "checkpoint_steps": 3} | ALL_TRACED)

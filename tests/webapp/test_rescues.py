@@ -22,7 +22,7 @@ from tests.webapp.rescues import (
 )
 from tests.workers.rows import make_run
 from webapp.models import AuditEntry, PairDiagnosis, Recipe, Run
-from webapp.services import histories, prompt_sets, rescues, runs, series
+from webapp.services import histories, prompt_sets, proofs, rescues, runs, series
 
 STOPPED = {"code": "run.failing", "message": "Stopped.", "remedy": "Rescue it."}
 
@@ -319,3 +319,24 @@ def test_the_cause_that_was_called_first_is_answered_not_what_followed(project, 
     answered = histories.found(run)
     assert (answered.verdict.code, answered.verdict.confidence) == ("STALLED_MISMATCH", "high")
     assert answered.failing == spot(12)
+
+
+def test_a_rescue_that_its_monitor_stopped_is_told_and_counted_as_none(project, member):
+    child = rescues.accept(make_failing(project, member), actor=member)
+    Run.objects.filter(pk=child.pk).update(status="failed", error=STOPPED)
+    assert proofs.update(child.pk).code == "not_rescued"
+    rate = proofs.rate(project, "STALLED_MISMATCH")
+    assert (rate.worked, rate.rescues) == (0, 1)
+
+
+def test_a_run_fails_from_its_first_certain_verdict_on_not_from_a_doubt_before(project, member):
+    run = make_failing(project, member)
+    doubt = make_verdict("HEAVY_TAIL_REWARD", "undecided")
+    tell(run, Health(verdict=doubt), 16)
+    tell(run, Health(verdict=make_verdict("REPETITION_COLLAPSE")), 18)
+    assert histories.found(run).failing == spot(12)
+    healthy_again = make_verdict("HEALTHY", "go")
+    for verdict, step in ((healthy_again, 19), (doubt, 20), (make_verdict("MODE_HACKING"), 22)):
+        tell(run, Health(verdict=verdict), step)
+    found = histories.found(run)
+    assert (found.verdict.code, found.failing) == ("MODE_HACKING", spot(22))

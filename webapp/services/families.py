@@ -158,8 +158,12 @@ def learn_from(run_id: int) -> None:
 
 
 def probed_runs(family: Family) -> list[ProbedRun]:
-    """Every run of the family's pairs with an outcome and a diagnosis, oldest first."""
-    rows = Run.objects.filter(pair__family=family, outcome__isnull=False).select_related("pair")
+    """Every run of the family's pairs with an outcome and a diagnosis, oldest first.
+
+    Rescues are left out: a diagnosis says nothing of a student that was mended after it.
+    """
+    rows = Run.objects.filter(pair__family=family, outcome__isnull=False)
+    rows = rows.exclude(relation=Run.Relation.RESCUE).select_related("pair")
     runs = list(rows.defer("snapshot", "notes", "pair__token_map_report").order_by("id"))
     diagnosed = _newest_diagnoses(runs)
     return [_probed(run, diagnosed[run.pk]) for run in runs if run.pk in diagnosed]

@@ -61,6 +61,7 @@ def of(run: Run, failing: Spot | None) -> History:
         best_accuracy=max((value for _, value in measured), default=None),
         teacher_accuracy=_teacher_accuracy(run),
         **_depth(run, failing),
+        prompts=run.train_set.rows,
         demonstrations=_demonstrated(run.train_set),
         verifier=recipe_of(run).evaluation.verifier != "none",
         same_rendering=_same_rendering(run),
@@ -74,20 +75,20 @@ def _monitored(run: Run) -> Found | None:
     """
     stale = cuts.of(run.pk)
     rows = Event.objects.filter(run=run, kind="health").order_by("-seq")
-    bad: list[Verdict] = []
-    since = None
+    bad: list[tuple[Verdict, Spot]] = []
     for seq, stage, step, payload in rows.values_list("seq", "stage_index", "step", "payload"):
         if stale.drop(seq, stage, step):
             continue
         verdict = Verdict.model_validate(orjson.loads(payload)["verdict"])
         if verdict.go == "go":
             break
-        bad.append(verdict)
-        since = Spot(stage_index=stage or 0, step=step or 0)
+        bad.append((verdict, Spot(stage_index=stage or 0, step=step or 0)))
     if not bad:
         return None
-    cause = next((one.code for one in reversed(bad) if one.go == "no_go"), bad[0].code)
-    return Found(next(one for one in bad if one.code == cause), since)
+    certain = [one for one in reversed(bad) if one[0].go == "no_go"]
+    cause = certain[0][0].code if certain else bad[0][0].code
+    _, since = certain[0] if certain else bad[-1]
+    return Found(next(one for one, _ in bad if one.code == cause), since)
 
 
 def _diagnosed(run: Run) -> Verdict | None:

@@ -22,6 +22,8 @@ from webapp.services import histories, run_report, series
 from webapp.services.run_report import Measured
 
 WORKED = "rescued"
+# The error with which a recipe's own wish ends a run that is failing.
+FAILING = "run.failing"
 BASELINE = "evaluations/student-00-0000000.json"
 TEACHER = "evaluations/teacher.json"
 Scores = list[float | None]
@@ -93,9 +95,9 @@ def update(run_id: int) -> Proof | None:
 
 
 def judged(child: Run) -> Proof | None:
-    """The proof as it stands now; None for a rescue that failed or was cancelled before an outcome."""
+    """The proof as it stands now; None for a rescue that an error or a person ended before an outcome."""
     if child.outcome is None:
-        return None
+        return _failed_too() if (child.error or {}).get("code") == FAILING else None
     if child.parent is None:
         return prove(Outcome.model_validate(child.outcome))
     control = control_of(child)
@@ -106,6 +108,14 @@ def judged(child: Run) -> Proof | None:
         parent_scores=_compared(child.parent, child),
         control_scores=_compared(control, child) if control and control.has_ended else [],
         teacher_scores=_compared(child, child, TEACHER) or None,
+    )
+
+
+def _failed_too() -> Proof:
+    """Of a rescue that its own monitor stopped."""
+    why = "The rescue was called failing too, and stopped as its recipe asks."
+    return Proof(
+        code="not_rescued", explanation=why, outcome=Outcome(code="unmeasured", explanation=why)
     )
 
 

@@ -113,7 +113,15 @@ def reinforced(recipe: RecipeDocument) -> RecipeDocument:
 
     Its output can be the teacher that distillation needs.
     """
-    distill = next(stage for stage in recipe.stages if isinstance(stage, DistillStage))
+    found = [stage for stage in recipe.stages if isinstance(stage, DistillStage)]
+    if not found:
+        raise BadInput(
+            "rescue.no_distillation",
+            f"{recipe.name} distils nothing that a reinforced teacher could take over.",
+            remedy="Choose a run that distils.",
+            field="reinforce",
+        )
+    distill = found[0]
     shared = {name: getattr(distill, name) for name in REINFORCED_LIKE}
     return RecipeDocument(
         name=f"{recipe.name[:100]}, reinforced",

@@ -127,7 +127,10 @@ def _source(request: HttpRequest) -> RecipeDocument:
     reinforcing = request.GET.get("reinforce")
     if reinforcing:
         run = visible(Run.objects.all(), request, reinforcing)
-        return rescues.reinforced(histories.recipe_of(run))
+        try:
+            return rescues.reinforced(histories.recipe_of(run))
+        except BadInput as error:
+            raise Http404(error.info.message) from error
     public_id = request.GET.get("from")
     return visible(Recipe.objects.all(), request, public_id).contract if public_id else STARTING
 
