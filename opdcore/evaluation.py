@@ -76,8 +76,7 @@ class Evaluator:
 
     def student(self, model: LoadedModel, *, stage_index: int, step: int) -> Iterator[Payload]:
         """Evaluates the student after `step` of a stage."""
-        name = f"student-{stage_index:02d}-{step:07d}.json"
-        yield from self._evaluate(model, "student", name)
+        yield from self._evaluate(model, "student", _name(stage_index, step))
 
     def baseline(self, model: LoadedModel) -> Iterator[Payload]:
         """Evaluates the student before the first step, once in a run."""
@@ -90,11 +89,11 @@ class Evaluator:
             self._teacher_told = True
             yield from self._evaluate(model, "teacher", TEACHER_FILE)
 
-    def before(self) -> Interval | None:
-        """The student's accuracy before the first step; None where nothing measured it."""
-        if not (self.folder / BASELINE_FILE).exists():
-            return None
-        return mean_interval(self._read(BASELINE_FILE).accuracy)
+    def before(self, stage_index: int) -> Interval | None:
+        """The student's accuracy as it was last measured before a stage; None where nothing did."""
+        first = _name(stage_index, 0)
+        earlier = [file.name for file in self.folder.glob("student-*.json") if file.name <= first]
+        return mean_interval(self._read(max(earlier)).accuracy) if earlier else None
 
     def outcome(self, goal: Goal) -> Outcome:
         """Judges the run on its first and last evaluation of the student."""
@@ -196,6 +195,11 @@ class Evaluator:
             sha256=written.sha256,
             size_bytes=written.size_bytes,
         )
+
+
+def _name(stage_index: int, step: int) -> str:
+    """The file of a student's evaluation; names sort as the evaluations were made."""
+    return f"student-{stage_index:02d}-{step:07d}.json"
 
 
 def grade(

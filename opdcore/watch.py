@@ -22,7 +22,9 @@ from opdcore.workspace import Line, Workspace
 class Watch:
     """Watches one stage, from its first step or from a checkpoint on."""
 
-    def __init__(self, stage: DistillStage, work: Workspace, *, resume: Saved | None) -> None:
+    def __init__(
+        self, stage: DistillStage, work: Workspace, *, stage_index: int, resume: Saved | None
+    ) -> None:
         self.stage = stage
         own = work.job.calibration
         self.monitor = Monitor(stage, limits=own.thresholds if own else None)
@@ -33,7 +35,7 @@ class Watch:
             self.monitor.restore(state["monitor"])
             self._halted = list(state["halted"])
             self._failing_since = state["failing_since"]
-        elif work.evaluator is not None and (before := work.evaluator.before()):
+        elif work.evaluator is not None and (before := work.evaluator.before(stage_index)):
             self.monitor.accuracy(0, before.value, before.low, before.high)
 
     def restored(self, step: int) -> Iterator[Line]:

@@ -45,7 +45,10 @@ def distill(
     anchor(stage, work, stage_index, resume)
     tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
-    watch, horizon = Watch(stage, work, resume=resume), _horizon(stage, resume)
+    watch, horizon = (
+        Watch(stage, work, stage_index=stage_index, resume=resume),
+        _horizon(stage, resume),
+    )
     yield from watch.restored(saved_step)
 
     for step in range(saved_step + 1, stage.steps + 1):

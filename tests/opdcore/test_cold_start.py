@@ -12,8 +12,10 @@ import opdcore
 from opdcore import collection
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.errors import BadInput, EngineFailure
+from opdcore.contract.evaluation import Evaluation
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import Recipe
+from opdcore.evaluation import FOLDER, Evaluator
 from opdcore.rendering import Renderer
 from tests.opdcore.jobs import QUESTIONS, by_kind, events_of, make_job, make_recipe
 from tests.opdcore.model_folders import make_pair
@@ -222,3 +224,16 @@ def test_after_a_cold_start_the_distillation_compares_with_what_that_left_behind
     events_of(job, halted)
     one, other = (load_file(run / "output" / "model.safetensors") for run in (whole, halted))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_distillation_after_it_is_watched_from_what_the_cold_start_left(tmp_path):
+    """Accuracies of the files, made up: the run's own first one is far above what came next."""
+    evaluator = Evaluator(
+        Evaluation(), (), verifier=None, vocabulary=1, seed=0, run_dir=tmp_path, resumed=False
+    )
+    (tmp_path / FOLDER).mkdir()
+    for name, value in (("00-0000000", 0.9), ("00-0000048", 0.25), ("01-0000020", 0.5)):
+        told = {"accuracy": [value] * 4, "response_tokens": [1.0] * 4, "solved_once": [1.0] * 4,
+                "truncated": 0.0, "abstained": 0.0}  # fmt: skip
+        (tmp_path / FOLDER / f"student-{name}.json").write_text(json.dumps(told))
+    assert [evaluator.before(stage).value for stage in (0, 1, 2)] == [0.9, 0.25, 0.5]
