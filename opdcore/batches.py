@@ -37,18 +37,21 @@ class Batch:
 
 
 def cut(
-    rollouts: Sequence[Rollout], prompts: Sequence[Sequence[Ids]], *, tokens: int
+    rollouts: Sequence[Rollout],
+    prompts: Sequence[Sequence[Ids]],
+    *,
+    tokens: int,
+    among: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Cuts rollouts into batches of at most `tokens` tokens, padding included, longest first.
 
     Where it is cut makes padding and passes together as cheap as they can be. `prompts` gives each
-    side's prompt ids of each rollout. One rollout longer than `tokens` is a batch of its own.
+    side's prompt ids of each rollout; only the rollouts at the places `among` are cut where it is given.
+    One rollout longer than `tokens` is a batch of its own.
     """
-    widths = [
-        max(len(side[i]) for side in prompts) + len(rollout.ids)
-        for i, rollout in enumerate(rollouts)
-    ]
-    order = sorted(range(len(rollouts)), key=lambda i: -widths[i])
+    places = range(len(rollouts)) if among is None else among
+    widths = {i: max(len(side[i]) for side in prompts) + len(rollouts[i].ids) for i in places}
+    order = sorted(places, key=lambda i: -widths[i])
     for start, end in _cuts([widths[i] for i in order], tokens):
         yield _batch(rollouts, prompts, order[start:end])
 

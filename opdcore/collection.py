@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -66,8 +66,8 @@ def collect(
         stage_index=stage_index,
     )
     source = _Source(stage, work)
-    found = _Found(stage, work, source)
-    retries = 0 if source.model is None else stage.retries
+    found = _Found(stage, work)
+    retries = 0 if stage.source == "demonstrations" else stage.retries
     for attempt in range(retries + 1):
         pending = [row for row in asked if row not in found.kept]
         for start in range(0, len(pending), ASKED_AT_ONCE):
@@ -75,22 +75,54 @@ def collect(
             yield Progress(what="collecting responses", done=done, total=len(asked), unit="prompts")
             rows = pending[start : start + ASKED_AT_ONCE]
             seed = seed_of(work.job.recipe.seed, stage_index, attempt, start)
-            found.sift(rows, source.written(rows, seed))
+            for author, its in source.by_author(rows):
+                found.sift(its, author.written(its, seed), author)
     collected = found.collected(asked)
     _write(file, collected)
     yield collected
 
 
 class _Source:
-    """Whoever writes the responses: the teacher, another model, or the prompts' own author."""
+    """Whoever writes the responses: the teacher of each row, another model, or the prompts' own author."""
 
     def __init__(self, stage: ColdStartStage, work: Workspace) -> None:
         self.stage, self.work = stage, work
-        self.model = _author(stage, work)
-        if self.model is not None:
+        self.authors: dict[int, _Author] = {}
+        if stage.source == "writer" and work.writer is not None:
+            loaded = work.writer.loaded(work.student.device)
+            self.authors[0] = _Author(stage, work, loaded, work.writer.prompt_ids)
+        elif stage.source == "demonstrations":
+            self.authors[0] = _Author(stage, work, None, {})
+
+    def by_author(self, rows: Sequence[int]) -> Iterator[tuple[_Author, list[int]]]:
+        """The rows by who writes their responses."""
+        if self.stage.source != "teacher":
+            yield self.authors[0], list(rows)
+            return
+        work = self.work
+        for number, its in work.teachers.by_lead(work.pool, rows).items():
+            if number not in self.authors:
+                ids = {row: sides[1 + number] for row, sides in work.prompt_ids.items()}
+                model = work.side(1 + number)
+                self.authors[number] = _Author(self.stage, work, model, ids)
+            yield self.authors[number], its
+
+
+class _Author:
+    """One of them; `model` is None where the prompts bring their responses."""
+
+    def __init__(
+        self,
+        stage: ColdStartStage,
+        work: Workspace,
+        model: LoadedModel | None,
+        prompt_ids: Mapping[int, Sequence[int]],
+    ) -> None:
+        self.stage, self.work, self.model, self._prompt_ids = stage, work, model, prompt_ids
+        if model is not None:
             kept = work.job.response_cache
             folder = Path(kept) if kept else None
-            self.cache = ResponseCache(folder, self.model.folder, self.model.device)
+            self.cache = ResponseCache(folder, model.folder, model.device)
 
     @property
     def renderer(self) -> Renderer:
@@ -110,7 +142,7 @@ class _Source:
             vocabulary=model.card.vocabulary,
             stop_ids=frozenset(model.renderer.stop_ids),
         )
-        prompts = [self._prompt(row) for row in rows]
+        prompts = [self._prompt_ids[row] for row in rows]
         generator = torch.Generator().manual_seed(seed)
         return self.cache.recall(
             prompts,
@@ -127,42 +159,35 @@ class _Source:
         (ids,) = student.responses([self.renderer.decode(rollout.text_ids)])
         return ids[: len(ids) - len(student.end)]
 
-    def _prompt(self, row: int) -> Sequence[int]:
-        writer = self.work.writer if self.stage.source == "writer" else None
-        return self.work.prompt_ids[row][1] if writer is None else writer.prompt_ids[row]
-
     def _demonstrated(self, row: int) -> Rollout:
         ids, longest = self.work.demonstrations[row], self.stage.max_response_tokens
         kept = tuple(ids[:longest])
         return Rollout(row, kept, (0.0,) * len(kept), len(ids) <= longest)
 
 
-def _author(stage: ColdStartStage, work: Workspace) -> LoadedModel | None:
-    """The model that writes; None where the prompts bring their responses."""
-    if stage.source == "teacher":
-        return work.teacher
-    if stage.source == "writer" and work.writer is not None:
-        return work.writer.loaded(work.student.device)
-    return None
-
-
 class _Found:
     """What was found sound so far, and why the rest was not."""
 
-    def __init__(self, stage: ColdStartStage, work: Workspace, source: _Source) -> None:
-        self.stage, self.work, self.source = stage, work, source
+    def __init__(self, stage: ColdStartStage, work: Workspace) -> None:
+        self.stage, self.work = stage, work
         self.kept: dict[int, tuple[int, ...]] = {}
         self._faults: dict[int, str] = {}
         self._said: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
 
-    def sift(self, rows: Sequence[int], rollouts: Sequence[Rollout]) -> None:
+    def sift(self, rows: Sequence[int], rollouts: Sequence[Rollout], author: _Author) -> None:
         """Keeps what is sound as the student would have written it."""
         verifier = self.work.verifier if self.stage.only_correct else None
         prompts = [self.work.train[row] for row in rows]
-        grades = grade(verifier, self.source.renderer, rollouts, prompts)
+        grades = grade(verifier, author.renderer, rollouts, prompts)
         for row, rollout, graded in zip(rows, rollouts, grades, strict=True):
-            learned = self.source.learned(rollout)
-            fault = self._fault(row, rollout, learned, correct=graded.correct)
+            learned = author.learned(rollout)
+            fault = self._fault(
+                row,
+                author.renderer.decode(rollout.text_ids),
+                rollout,
+                learned,
+                correct=graded.correct,
+            )
             if fault is not None:
                 self._faults[row] = fault
                 continue
@@ -176,11 +201,17 @@ class _Found:
         )
 
     def _fault(
-        self, row: int, rollout: Rollout, learned: tuple[int, ...], *, correct: bool | None
+        self,
+        row: int,
+        text: str,
+        rollout: Rollout,
+        learned: tuple[int, ...],
+        *,
+        correct: bool | None,
     ) -> str | None:
         if not rollout.stopped or len(learned) > self.stage.max_response_tokens:
             return CUT
-        if repeats(self.source.renderer.decode(rollout.text_ids)):
+        if repeats(text):
             return REPEATING
         if any(token >= self.work.vocabulary for token in learned):
             return FOREIGN

@@ -82,5 +82,6 @@ class Drawing:
 
 def _in_teachers_rendering(work: Workspace) -> Workspace:
     """The workspace where the student too reads every prompt as the teacher does."""
-    ids = {row: (theirs, theirs) for row, (_, theirs) in work.prompt_ids.items()}
-    return replace(work, prompt_ids=ids, prompt_renderer=work.teacher.renderer)
+    lead = {row: 1 + work.teachers.lead(work.pool[row]) for row in work.prompt_ids}
+    ids = {row: (sides[lead[row]], *sides[1:]) for row, sides in work.prompt_ids.items()}
+    return replace(work, prompt_ids=ids, prompt_text=work.teachers.text)

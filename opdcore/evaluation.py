@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -50,6 +50,35 @@ class Scored:
         return self.accuracy if metric == "accuracy" else self.response_tokens
 
 
+class Answerer(Protocol):
+    """Whoever answers held-out prompts: the student, or the teacher of a prompt."""
+
+    @property
+    def model(self) -> LoadedModel: ...
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]: ...
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A model that reads prompts as they are."""
+
+    model: LoadedModel
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        return [rendered.ids for rendered in self.model.renderer.render_many(prompts)]
+
+
+def _alone(model: LoadedModel) -> Callable[[Prompt], Answerer]:
+    plain = _Plain(model)
+    return lambda _: plain
+
+
+class Answering(Protocol):
+    """Several of them, one for each prompt."""
+
+    def answerer(self, prompt: Prompt) -> Answerer: ...
+
+
 class Evaluator:
     """Grades the student, and once the teacher, on a fixed list of held-out prompts."""
 
@@ -76,18 +105,18 @@ class Evaluator:
 
     def student(self, model: LoadedModel, *, stage_index: int, step: int) -> Iterator[Payload]:
         """Evaluates the student after `step` of a stage."""
-        yield from self._evaluate(model, "student", _name(stage_index, step))
+        yield from self._evaluate(_alone(model), "student", _name(stage_index, step))
 
     def baseline(self, model: LoadedModel) -> Iterator[Payload]:
         """Evaluates the student before the first step, once in a run."""
         if not (self.resumed and (self.folder / BASELINE_FILE).exists()):
-            yield from self._evaluate(model, "student", BASELINE_FILE)
+            yield from self._evaluate(_alone(model), "student", BASELINE_FILE)
 
-    def teacher(self, model: LoadedModel) -> Iterator[Payload]:
-        """Evaluates the teacher, once in a run."""
+    def teacher(self, teachers: Answering) -> Iterator[Payload]:
+        """Evaluates the teachers, once in a run: each prompt is answered by the one who leads it."""
         if self.evaluation.teacher and not self._teacher_told:
             self._teacher_told = True
-            yield from self._evaluate(model, "teacher", TEACHER_FILE)
+            yield from self._evaluate(teachers.answerer, "teacher", TEACHER_FILE)
 
     def before(self, stage_index: int) -> Interval | None:
         """The student's accuracy as it was last measured before a stage; None where nothing did."""
@@ -109,31 +138,48 @@ class Evaluator:
             guards={guard: _signed(guard, before, after) for guard in goal.guard_metrics},
         )
 
-    def _evaluate(self, model: LoadedModel, role: ModelRole, name: str) -> Iterator[Payload]:
+    def _evaluate(
+        self, who: Callable[[Prompt], Answerer], role: ModelRole, name: str
+    ) -> Iterator[Payload]:
         rollouts: list[Rollout] = []
         grades: list[Grade] = []
-        n = self.evaluation.samples_per_prompt
         for start in range(0, len(self.prompts), PROMPTS_AT_ONCE):
             what = f"evaluating the {role}"
             yield Progress(what=what, done=start, total=len(self.prompts), unit="prompts")
             chunk = self.prompts[start : start + PROMPTS_AT_ONCE]
-            answered = self._answer(model, role, chunk, start)
-            grades += grade(
-                self.verifier,
-                model.renderer,
-                answered,
-                [chunk[r.prompt_index // n] for r in answered],
-            )
-            rollouts += answered
-        scored = _scored(rollouts, grades, n)
+            for rollout, graded in self._answered(who, role, chunk, start):
+                rollouts.append(rollout)
+                grades.append(graded)
+        scored = _scored(rollouts, grades, self.evaluation.samples_per_prompt)
         yield self._write(name, scored)
         yield self._evaluated(role, scored, Counter(_abstentions(grades)))
 
-    def _answer(
-        self, model: LoadedModel, role: ModelRole, prompts: Sequence[Prompt], start: int
-    ) -> list[Rollout]:
+    def _answered(
+        self,
+        who: Callable[[Prompt], Answerer],
+        role: ModelRole,
+        prompts: Sequence[Prompt],
+        start: int,
+    ) -> list[tuple[Rollout, Grade]]:
+        """Responses to the prompts in order, each by whoever answers it, with their grades."""
+        found: dict[int, list[tuple[Rollout, Grade]]] = {}
+        answerers = [who(prompt) for prompt in prompts]
         n = self.evaluation.samples_per_prompt
-        ids = [rendered.ids for rendered in model.renderer.render_many(prompts) for _ in range(n)]
+        for one in {id(one): one for one in answerers}.values():
+            places = [place for place, other in enumerate(answerers) if other is one]
+            ids = one.prompt_ids([prompts[place] for place in places])
+            rollouts = self._answer(one.model, role, ids, start)
+            owners = [place for place in places for _ in range(n)]
+            asked = [prompts[place] for place in owners]
+            grades = grade(self.verifier, one.model.renderer, rollouts, asked)
+            for place, rollout, graded in zip(owners, rollouts, grades, strict=True):
+                found.setdefault(place, []).append((rollout, graded))
+        return [pair for place in sorted(found) for pair in found[place]]
+
+    def _answer(
+        self, model: LoadedModel, role: ModelRole, prompts: Sequence[tuple[int, ...]], start: int
+    ) -> list[Rollout]:
+        ids = [one for one in prompts for _ in range(self.evaluation.samples_per_prompt)]
         # One seed for every evaluation: the same draws before and after narrow their difference.
         generator = torch.Generator().manual_seed(self.seed + start)
         sampling = Sampling(

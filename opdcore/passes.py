@@ -21,6 +21,7 @@ from opdcore.losses import Objective
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout
 from opdcore.scoring import Scored, Side, likelihood, score
+from opdcore.teachers import Panel, Scoring
 from opdcore.top_tokens import TopCollector, TopTokens, concatenate
 from opdcore.workspace import Workspace
 
@@ -46,6 +47,11 @@ def objective_of(stage: DistillStage) -> Objective:
     return Objective(**{field.name: getattr(stage, field.name) for field in fields(Objective)})
 
 
+def scoring_of(stage: DistillStage, work: Workspace) -> Scoring:
+    """How the stage puts a prompt's teachers together."""
+    return Scoring(work.vocabulary, stage.temperature, stage.divergence, stage.precision)
+
+
 def back_propagate(
     stage: DistillStage,
     work: Workspace,
@@ -62,8 +68,8 @@ def back_propagate(
     rollouts both models' top tokens are taken on the way. Alignment is measured on the top `k`, the
     stage's own unless another is given.
     """
-    sides = [[work.prompt_ids[row][side] for row in rows] for side in (0, 1)]
-    batches = list(cut(rollouts, sides, tokens=stage.micro_batch_tokens))
+    cut_up = work.batches(rows, rollouts, tokens=stage.micro_batch_tokens)
+    batches = [batch for _, batch in cut_up]
     masked = _masked_ids(stage, work.student)
     weights = [_weights(batch, masked, horizon or Horizon(stage)) for batch in batches]
     pairs = list(zip(batches, weights, strict=True))
@@ -71,8 +77,8 @@ def back_propagate(
     scale = 1 / weight if weight else 0.0
     collectors = [_collector(batch, traced, work.student.device) for batch in batches]
     scored = [
-        _score(stage, work, batch, weighed, collector, scale=scale, k=k or stage.k)
-        for (batch, weighed), collector in zip(pairs, collectors, strict=True)
+        _score(stage, work, one, weighed, collector, scale=scale, k=k or stage.k)
+        for one, weighed, collector in zip(cut_up, weights, collectors, strict=True)
     ]
     positions = sum(one.positions for one in scored)
     loss = sum(one.loss_sum for one in scored) * scale
@@ -103,7 +109,7 @@ def _collector(batch: Batch, traced: int, device: torch.device) -> TopCollector 
 def _score(
     stage: DistillStage,
     work: Workspace,
-    batch: Batch,
+    taught: tuple[Panel, Batch],
     weights: Tensor | None,
     collector: TopCollector | None,
     *,
@@ -111,11 +117,12 @@ def _score(
     k: int,
 ) -> Scored:
     """One micro-batch: what it measures is of all its tokens, what it trains of the others alone."""
+    panel, batch = taught
     device = work.student.device
     precision = stage.precision
     student_hidden = response_hidden(work.student, batch, side=0, precision=precision)
     with torch.no_grad():
-        teacher_hidden = response_hidden(work.teacher, batch, side=1, precision=precision)
+        teacher = panel.side(batch, scoring_of(stage, work))
         initial = None
         if work.initial is not None and stage.needs_initial:
             hidden = response_hidden(work.initial, batch, side=0, precision=precision)
@@ -123,8 +130,8 @@ def _score(
     return score(
         student_hidden,
         work.student.project,
-        teacher_hidden,
-        work.teacher.project,
+        teacher.hidden,
+        teacher.project,
         batch.sampled_ids.to(device),
         objective=objective_of(stage),
         k=k,

@@ -7,12 +7,14 @@ knows no model's weights and no step of training.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from typing import Protocol
 
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import BadInput
 from opdcore.contract.events import Progress
 from opdcore.contract.probe import DiagnoseStage
+from opdcore.contract.prompt import Prompt
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.reinforce import ReinforceStage
 from opdcore.contract.select_prompts import SelectPromptsStage
@@ -23,8 +25,21 @@ from opdcore.selection import candidates
 
 RENDERED_AT_ONCE = 10_000
 
-# A prompt's ids as the student and as the teacher read them, by row of the pool.
-PromptIds = dict[int, tuple[tuple[int, ...], tuple[int, ...]]]
+# A prompt's ids by row of the pool: as the student reads it, then as each teacher does that scores it,
+# and nothing for one that does not.
+PromptIds = dict[int, tuple[tuple[int, ...], ...]]
+
+
+class Side(Protocol):
+    """Whoever reads prompts: the student, or one of its teachers."""
+
+    def scores(self, prompt: Prompt) -> bool:
+        """Whether it has anything to do with the prompt."""
+        ...
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        """Token ids of prompts as it reads them."""
+        ...
 
 
 def drawn(pool: Pool, recipe: Recipe, stage_index: int) -> set[int]:
@@ -66,20 +81,24 @@ def _of_steps(
 
 
 def render(
-    rows: Sequence[int], pool: Pool, *, student: Renderer, teacher: Renderer
+    rows: Sequence[int], pool: Pool, *, student: Renderer, teachers: Sequence[Side]
 ) -> Generator[Progress, None, PromptIds]:
-    """Renders the rows by each side's template, telling how far it is; returns their ids."""
+    """Renders the rows as each side reads them, telling how far it is; returns their ids."""
     ids: PromptIds = {}
     for start in range(0, len(rows), RENDERED_AT_ONCE):
         if start:
             yield Progress(what="rendering prompts", done=start, total=len(rows), unit="prompts")
         some = rows[start : start + RENDERED_AT_ONCE]
-        sides = [
-            [rendered.ids for rendered in renderer.render_many([pool[row] for row in some])]
-            for renderer in (student, teacher)
-        ]
+        sides = [[one.ids for one in student.render_many([pool[row] for row in some])]]
+        sides += [_of_teacher(teacher, some, pool) for teacher in teachers]
         ids |= dict(zip(some, zip(*sides, strict=True), strict=True))
     return ids
+
+
+def _of_teacher(teacher: Side, rows: Sequence[int], pool: Pool) -> list[tuple[int, ...]]:
+    scored = [row for row in rows if teacher.scores(pool[row])]
+    found = dict(zip(scored, teacher.prompt_ids([pool[row] for row in scored]), strict=True))
+    return [found.get(row, ()) for row in rows]
 
 
 def refuse_useless_template(
@@ -87,7 +106,7 @@ def refuse_useless_template(
 ) -> None:
     """Raises BadInput where the student cannot read the teacher's rendering, or reads it already."""
     sides = [ids[row] for row in rows]
-    if all(ours == theirs for ours, theirs in sides):
+    if all(one in ((), ours) for ours, *teachers in sides for one in teachers):
         raise BadInput(
             "recipe.same_rendering",
             "Both sides' renderings give the same tokens for every candidate, so the strategy "
@@ -95,7 +114,8 @@ def refuse_useless_template(
             remedy="Choose another strategy, or give the pair's teacher its own rendering.",
             field=field,
         )
-    foreign = {one for _, theirs in sides for one in theirs if one >= vocabulary}
+    read = (theirs for _, *teachers in sides for theirs in teachers)
+    foreign = {one for theirs in read for one in theirs if one >= vocabulary}
     if foreign:
         raise BadInput(
             "recipe.foreign_rendering",

@@ -13,7 +13,7 @@ from statistics import fmean
 import torch
 
 from opdcore import alignment as alignments
-from opdcore.batches import cut, response_hidden
+from opdcore.batches import response_hidden
 from opdcore.contract.events import Progress
 from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.evaluation import grade
@@ -22,6 +22,7 @@ from opdcore.order import seed_of
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.scoring import Side
 from opdcore.selection import Measured
+from opdcore.teachers import Scoring
 from opdcore.workspace import Workspace
 
 STUDENT, TEACHER = 0, 1
@@ -66,7 +67,8 @@ def measure(
             continue
         _ask(stage, work, some, found, side=STUDENT, seed=drawn)
         if teacher_accuracy is None:
-            _ask(stage, work, some, found, side=TEACHER, seed=drawn)
+            for number, rows_of_it in work.teachers.by_lead(work.pool, some).items():
+                _ask(stage, work, rows_of_it, found, side=1 + number, seed=drawn)
         else:
             found.accuracy[TEACHER].update({row: teacher_accuracy[row] for row in some})
     yield found.measured()
@@ -81,16 +83,18 @@ def _ask(
     side: int,
     seed: int,
 ) -> None:
-    """One side's avg@n."""
+    """One side's avg@n; sides from 1 on are the teachers'."""
     asked, rollouts = _write(stage, work, rows, side=side, seed=seed)
-    found.tokens[side] += sum(len(rollout.ids) for rollout in rollouts)
-    model = (work.student, work.teacher)[side]
-    grades = grade(work.verifier, model.renderer, rollouts, [work.pool[row] for row in asked])
+    whose = min(side, TEACHER)
+    found.tokens[whose] += sum(len(rollout.ids) for rollout in rollouts)
+    grades = grade(
+        work.verifier, work.side(side).renderer, rollouts, [work.pool[row] for row in asked]
+    )
     correct: dict[int, list[bool]] = {row: [] for row in rows}
     for row, one in zip(asked, grades, strict=True):
         if one.correct is not None:
             correct[row].append(one.correct)
-    found.accuracy[side].update(
+    found.accuracy[whose].update(
         {row: fmean(all_) if all_ else None for row, all_ in correct.items()}
     )
 
@@ -99,7 +103,7 @@ def _write(
     stage: SelectPromptsStage, work: Workspace, rows: Sequence[int], *, side: int, seed: int
 ) -> tuple[list[int], list[Rollout]]:
     """One side's rollouts, with the row that each answers."""
-    model = (work.student, work.teacher)[side]
+    model = work.side(side)
     asked = [row for row in rows for _ in range(stage.samples_per_prompt)]
     sampling = Sampling(
         max_tokens=stage.max_response_tokens,
@@ -121,14 +125,12 @@ def _compare(
     """KL(student || teacher), mean over the tokens of the student's rollouts of each row."""
     asked, rollouts = _write(stage, work, rows, side=STUDENT, seed=seed)
     found.tokens[STUDENT] += sum(len(rollout.ids) for rollout in rollouts)
-    prompts = [[work.prompt_ids[row][side] for row in asked] for side in (STUDENT, TEACHER)]
     place = {row: index for index, row in enumerate(rows)}
     parts, owners = [], []
-    for batch in cut(rollouts, prompts, tokens=stage.micro_batch_tokens):
-        student, teacher = (
-            Side(response_hidden(model, batch, side=side), model.project)
-            for side, model in enumerate((work.student, work.teacher))
-        )
+    scoring = Scoring(work.vocabulary, stage.temperature)
+    for panel, batch in work.batches(asked, rollouts, tokens=stage.micro_batch_tokens):
+        student = Side(response_hidden(work.student, batch, side=0), work.student.project)
+        teacher = panel.side(batch, scoring)
         ids = batch.sampled_ids.to(work.student.device)
         parts.append(
             observe(

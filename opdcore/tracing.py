@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from opdcore import alignment as alignments
 from opdcore import traces
 from opdcore.alignment import Alignment
-from opdcore.batches import Batch, cut, response_hidden, spans
+from opdcore.batches import Batch, response_hidden, spans
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.events import ArtifactWritten, Payload, TraceWritten
 from opdcore.files import hash_file
 from opdcore.observation import observe
-from opdcore.passes import Passed
+from opdcore.passes import Passed, scoring_of
 from opdcore.rollouts import Rollout
 from opdcore.scoring import Side
 from opdcore.step_report import ScoredStep
+from opdcore.teachers import Panel
 from opdcore.top_tokens import TopCollector, TopTokens, concatenate
 from opdcore.traces import Text, TracedRollout, TracedTop
 from opdcore.workspace import Workspace
@@ -73,14 +74,14 @@ class _Show:
     """Puts texts and values together as they are kept; each token's text is looked up once a trace."""
 
     def __init__(self, work: Workspace) -> None:
-        self._pool, self._prompts = work.pool, work.prompt_renderer
+        self._pool, self._prompt_text = work.pool, work.prompt_text
         self._renderer = work.student.renderer
         self._token_text = cache(work.student.renderer.token_text)
 
     def rollout(self, text: Text, values: _Values) -> TracedRollout:
         return TracedRollout(
             text=text,
-            prompt=self._prompts.text(self._pool[text.prompt_index]),
+            prompt=self._prompt_text(self._pool[text.prompt_index]),
             response=self._renderer.decode(text.ids[:-1] if text.stopped else text.ids),
             tokens=[self._token_text(token) for token in text.ids],
             columns=values.columns,
@@ -124,9 +125,9 @@ def read_again(
         Rollout(index, tuple(text.ids), (0.0,) * len(text.ids), text.stopped)
         for index, text in enumerate(texts)
     ]
-    prompts = [[work.prompt_ids[text.prompt_index][side] for text in texts] for side in (0, 1)]
-    batches = list(cut(rollouts, prompts, tokens=stage.micro_batch_tokens))
-    return _reading(stage, work, texts, batches)
+    rows = [text.prompt_index for text in texts]
+    cut_up = work.batches(rows, rollouts, tokens=stage.micro_batch_tokens)
+    return _reading(stage, work, texts, cut_up)
 
 
 def write(
@@ -151,19 +152,18 @@ def _watched(stage: DistillStage) -> int:
 
 
 def _reading(
-    stage: DistillStage, work: Workspace, texts: Sequence[Text], batches: Sequence[Batch]
+    stage: DistillStage,
+    work: Workspace,
+    texts: Sequence[Text],
+    cut_up: Sequence[tuple[Panel, Batch]],
 ) -> Reading:
     parts, collectors = [], []
-    for batch in batches:
+    for panel, batch in cut_up:
         ids = batch.sampled_ids.to(work.student.device)
         with torch.no_grad():
-            student, teacher = (
-                Side(
-                    response_hidden(model, batch, side=side, precision=stage.precision),
-                    model.project,
-                )
-                for side, model in enumerate((work.student, work.teacher))
-            )
+            hidden = response_hidden(work.student, batch, side=0, precision=stage.precision)
+            student = Side(hidden, work.student.project)
+            teacher = panel.side(batch, scoring_of(stage, work))
         collectors.append(TopCollector(torch.ones_like(ids, dtype=torch.bool)))
         parts.append(
             observe(
@@ -172,6 +172,7 @@ def _reading(
             )
         )  # fmt: skip
     top = concatenate([collector.taken() for collector in collectors])
+    batches = [batch for _, batch in cut_up]
     return Reading(texts, batches, alignments.concatenate(parts), top)
 
 

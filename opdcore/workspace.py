@@ -6,7 +6,7 @@ ends here, before anything is written. It knows no stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import torch
 
-from opdcore import checkpoints, demonstrations, prompt_ids, token_maps, verifiers
+from opdcore import checkpoints, demonstrations, prompt_ids, teachers, token_maps, verifiers
 from opdcore import prompts as prompt_sets
 from opdcore import writer as writers
+from opdcore.batches import Batch
 from opdcore.contract import needs
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
@@ -36,7 +37,8 @@ from opdcore.models import LoadedModel, adapters, load
 from opdcore.models.network import Network
 from opdcore.pool import Pool
 from opdcore.prompt_ids import PromptIds
-from opdcore.rendering import Renderer
+from opdcore.rollouts import Rollout
+from opdcore.teachers import Panel, Teachers
 from opdcore.verifiers.grading import Verifier
 from opdcore.writer import Writer
 
@@ -57,23 +59,38 @@ class Workspace:
     """Everything that a stage works with; `evaluator` is None where nothing can be graded.
 
     `initial` is the student as it was at the stage's start, frozen; None where no stage needs it.
-    `prompt_renderer` is whose words the student's prompts are in.
+    `prompt_text` is what the student reads of a prompt.
     """
 
     job: Job
     run_dir: Path
     student: LoadedModel
-    teacher: LoadedModel
+    teachers: Teachers
     initial: LoadedModel | None
     pool: Pool
     prompt_ids: PromptIds
-    prompt_renderer: Renderer
+    prompt_text: Callable[[Prompt], str]
     demonstrations: Demonstrations
     writer: Writer | None
     vocabulary: int
     verifier: Verifier | None
     evaluator: Evaluator | None
     stop: Stop
+
+    @property
+    def teacher(self) -> LoadedModel:
+        """The teacher, where there is one alone."""
+        return self.teachers.only
+
+    def side(self, number: int) -> LoadedModel:
+        """The student as side 0, then the teachers."""
+        return self.teachers.members[number - 1].model if number else self.student
+
+    def batches(
+        self, rows: Sequence[int], rollouts: Sequence[Rollout], *, tokens: int
+    ) -> list[tuple[Panel, Batch]]:
+        """Rollouts of the rows in batches, each with the teachers who score it."""
+        return self.teachers.batches(self.pool, self.prompt_ids, rows, rollouts, tokens=tokens)
 
     @property
     def train(self) -> tuple[Prompt, ...]:
@@ -112,16 +129,17 @@ def prepare(
     )
     _refuse_ungradable(job, pool.train)
     held_out = _read(job.prompt_sets.held_out, "held_out")
-    yield Progress(what="loading the student", done=0, total=2, unit="models")
+    total = 1 + len(job.teachers)
+    yield Progress(what="loading the student", done=0, total=total, unit="models")
     student = load(job.student, device=device, field="student")
     if job.start is not None:
         checkpoints.start_from(job.start, student.model)
-    yield Progress(what="loading the teacher", done=1, total=2, unit="models")
-    teacher = load(job.teachers[0], device=device, field="teachers.0")
-    teacher.model.requires_grad_(requires_grad=False)
-    yield Progress(what="loading models", done=2, total=2, unit="models")
-    vocabulary = _shared_vocabulary(job, student, teacher)
-    ids = yield from _render(job, pool, student, teacher, vocabulary)
+    yield Progress(what="loading the teacher", done=1, total=total, unit="models")
+    taught = teachers.load(job, student, device=device)
+    _refuse_untaught(taught, pool, held_out if job.recipe.evaluation.teacher else ())
+    yield Progress(what="loading models", done=total, total=total, unit="models")
+    vocabulary = _shared_vocabulary(job, student, taught)
+    ids = yield from _render(job, pool, student, taught, vocabulary)
     demonstrated = _demonstrations(job, pool, student)
     writer = writers.prepare(job, pool)
     initial = _initial_student(job, device)
@@ -138,18 +156,16 @@ def prepare(
             run_dir=run_dir,
             resumed=resumed,
         )
-        _check_held_out(job, evaluator, student, "student")
-        if job.recipe.evaluation.teacher:
-            _check_held_out(job, evaluator, teacher, "teacher")
+        _check_held_out(job, evaluator, taught, student)
     yield Workspace(
         job=job,
         run_dir=run_dir,
         student=student,
-        teacher=teacher,
+        teachers=taught,
         initial=initial,
         pool=pool,
         prompt_ids=ids,
-        prompt_renderer=student.renderer,
+        prompt_text=student.renderer.text,
         demonstrations=demonstrated,
         writer=writer,
         vocabulary=vocabulary,
@@ -165,19 +181,13 @@ def _read(file: PromptFile | None, role: str) -> tuple[Prompt, ...]:
 
 def _refuse_unheeded(job: Job) -> None:
     """What the job may ask for and this version does not do is refused, never passed over."""
-    if len(job.teachers) != 1:
+    diagnosing = any(isinstance(stage, DiagnoseStage) for stage in job.recipe.stages)
+    if diagnosing and len(job.teachers) > 1:
         raise BadInput(
-            "teachers.several",
-            f"{len(job.teachers)} teachers were given; this version distils from one.",
-            remedy="Choose one teacher.",
+            "diagnose.several_teachers",
+            f"{len(job.teachers)} teachers were given; a diagnosis is of a student and one teacher.",
+            remedy="Diagnose the student with each of them by itself.",
             field="teachers",
-        )
-    if job.teachers[0].tags:
-        raise BadInput(
-            "job.unheeded",
-            "This version does not use it.",
-            remedy="Leave it out.",
-            field="teachers.0.tags",
         )
     given = [role for role in needs.PROMPT_ROLES if getattr(job.prompt_sets, role) is not None]
     given += [needs.WRITER] if job.writer is not None else []
@@ -192,6 +202,12 @@ def _refuse_unheeded(job: Job) -> None:
             remedy="Name one device.",
             field="resources",
         )
+
+
+def _refuse_untaught(taught: Teachers, pool: Pool, held_out: Sequence[Prompt]) -> None:
+    for role in ("train", *needs.PROMPT_ROLES):
+        taught.refuse_unusable(getattr(pool, role), field=f"prompt_sets.{role}")
+    taught.refuse_unusable(held_out, field="prompt_sets.held_out")
 
 
 def _refuse_experiments(job: Job) -> None:
@@ -252,14 +268,17 @@ def only_diagnoses(recipe: Recipe) -> bool:
     return all(isinstance(stage, DiagnoseStage) for stage in recipe.stages)
 
 
-def _shared_vocabulary(job: Job, student: LoadedModel, teacher: LoadedModel) -> int:
-    """The ids that both sides mean alike; raises BadInput where the recipe cannot work with them."""
-    report = token_maps.compare(student.folder, teacher.folder)
+def _shared_vocabulary(job: Job, student: LoadedModel, taught: Teachers) -> int:
+    """The ids that all sides mean alike; raises BadInput where the recipe cannot work with them."""
+    models = [one.model for one in taught.members]
+    reports = [token_maps.compare(student.folder, one.folder) for one in models]
     if not only_diagnoses(job.recipe):
-        report.refuse_if_different()
-    if report.verdict != "different":
-        _check_recipe(job, report.shared_vocabulary, student.network)
-    return report.shared_vocabulary
+        for report in reports:
+            report.refuse_if_different()
+    vocabulary = min(report.shared_vocabulary for report in reports)
+    if all(report.verdict != "different" for report in reports):
+        _check_recipe(job, vocabulary, student.network)
+    return vocabulary
 
 
 def _check_recipe(job: Job, vocabulary: int, network: Network) -> None:
@@ -305,13 +324,13 @@ def _check_precision(stage: DistillStage | ReinforceStage, network: Network, *, 
 
 
 def _render(
-    job: Job, pool: Pool, student: LoadedModel, teacher: LoadedModel, vocabulary: int
+    job: Job, pool: Pool, student: LoadedModel, taught: Teachers, vocabulary: int
 ) -> Generator[Payload, None, PromptIds]:
     """The ids of all that the recipe may draw; raises BadInput where a stage cannot use a prompt."""
     recipe = job.recipe
     drawn = [prompt_ids.drawn(pool, recipe, index) for index in range(len(recipe.stages))]
     ids = yield from prompt_ids.render(
-        sorted(set().union(*drawn)), pool, student=student.renderer, teacher=teacher.renderer
+        sorted(set().union(*drawn)), pool, student=student.renderer, teachers=taught.members
     )
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, EvaluateStage):
@@ -321,9 +340,13 @@ def _render(
             prompt_ids.refuse_useless_template(
                 ids, drawn[index], vocabulary=vocabulary, field=field
             )
-        for side, model in enumerate((student, teacher)):
-            read = 1 if prompt_ids.in_teachers_rendering(recipe, index) else side
-            _check_lengths(pool, {row: len(ids[row][read]) for row in drawn[index]}, stage, model)
+        if not prompt_ids.in_teachers_rendering(recipe, index):
+            _check_lengths(pool, {row: len(ids[row][0]) for row in drawn[index]}, stage, student)
+        for side, one in enumerate(taught.members, start=1):
+            rows = [row for row in drawn[index] if one.scores(pool[row])]
+            _check_lengths(pool, {row: len(ids[row][side]) for row in rows}, stage, one.model)
+            if prompt_ids.in_teachers_rendering(recipe, index):
+                _check_lengths(pool, {row: len(ids[row][side]) for row in rows}, stage, student)
     return ids
 
 
@@ -377,15 +400,24 @@ def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
     return initial
 
 
-def _check_held_out(job: Job, evaluator: Evaluator, side: LoadedModel, field: str) -> None:
-    rendered = side.renderer.render_many(evaluator.prompts)
-    lengths = {row: len(one.ids) for row, one in enumerate(rendered)}
+def _check_held_out(job: Job, evaluator: Evaluator, taught: Teachers, student: LoadedModel) -> None:
+    rendered = student.renderer.render_many(evaluator.prompts)
+    _check_answers(job, {row: len(one.ids) for row, one in enumerate(rendered)}, student, "student")
+    for member in taught.members if job.recipe.evaluation.teacher else ():
+        asked = enumerate(evaluator.prompts)
+        its = {row: prompt for row, prompt in asked if taught.answerer(prompt) is member}
+        ids = member.prompt_ids(list(its.values()))
+        lengths = {row: len(one) for row, one in zip(its, ids, strict=True)}
+        _check_answers(job, lengths, member.model, "teacher")
+
+
+def _check_answers(job: Job, lengths: Mapping[int, int], side: LoadedModel, field: str) -> None:
     training = [s for s in job.recipe.stages if isinstance(s, TrainingStage)]
     knobs = [stage.max_prompt_tokens for stage in training]
     check_context(
         lengths,
         side,
-        longest=max(knobs, default=max(lengths.values())),
+        longest=max(knobs, default=max(lengths.values(), default=0)),
         response=job.recipe.evaluation.max_response_tokens,
         field=f"prompt_sets.held_out ({field})",
     )

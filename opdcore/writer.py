@@ -14,7 +14,8 @@ import torch
 from opdcore import prompt_ids
 from opdcore.contract import needs
 from opdcore.contract.cold_start import ColdStartStage
-from opdcore.contract.job import Job, Participant
+from opdcore.contract.job import Job
+from opdcore.contract.participant import Participant
 from opdcore.evaluation import check_context
 from opdcore.inspection import ModelCard, inspect
 from opdcore.models import LoadedModel, load

@@ -10,7 +10,7 @@ import torch
 from benchmarks.programs import gauge
 from benchmarks.programs.peer_rollout import batch_of
 from opdcore import device, models
-from opdcore.contract.job import LocalModel, Participant
+from opdcore.contract.participant import LocalModel, Participant
 from opdcore.contract.prompt import Prompt
 from opdcore.rollouts import Sampling, sample
 

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from opdcore.contract.calibration import Calibration
 from opdcore.contract.document import Document
+from opdcore.contract.participant import Participant
 from opdcore.contract.recipe import Recipe
-from opdcore.contract.rendering import Rendering
+from opdcore.contract.teacher import Teacher
 
 ResourceRole = Literal["train", "sample", "teacher"]
-
-
-class LocalModel(Document):
-    """A checkpoint in a local directory."""
-
-    kind: Literal["local"] = "local"
-    path: str = Field(min_length=1, description="Directory with config.json and safetensors.")
-
-
-class HubModel(Document):
-    """A checkpoint on the Hugging Face hub, pinned to a commit."""
-
-    kind: Literal["hub"] = "hub"
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name.")
-    revision: str = Field(min_length=1, description="Commit, tag or branch.")
-
-
-ModelSource = Annotated[LocalModel | HubModel, Field(discriminator="kind")]
-
-
-class Participant(Document):
-    """A model and how its side of the conversation is rendered."""
-
-    model: ModelSource = Field(description="Where the weights are.")
-    rendering: Rendering = Field(default_factory=Rendering, description="How prompts are rendered.")
-
-
-class Teacher(Participant):
-    """One of the pair's teachers."""
-
-    weight: float = Field(default=1.0, gt=0, le=1000, description="Share of this teacher.")
-    tags: tuple[str, ...] = Field(
-        default=(), description="Prompts with one of these tags are scored by it; empty: all."
-    )
 
 
 class PromptFile(Document):

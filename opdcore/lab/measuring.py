@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from opdcore import models
-from opdcore.contract.job import LocalModel, Participant
+from opdcore.contract.participant import LocalModel, Participant
 from opdcore.contract.prompt import Prompt
 from opdcore.lab.solutions import check
 from opdcore.models import LoadedModel

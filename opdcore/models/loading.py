@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from opdcore.contract.errors import BadInput
-from opdcore.contract.job import HubModel, LocalModel, Participant
+from opdcore.contract.participant import HubModel, LocalModel, Participant
 from opdcore.inspection import ModelCard, inspect
 from opdcore.models import decoder_network
 from opdcore.models.network import Decoding, Ids, Network

@@ -68,7 +68,7 @@ def cold_start(
         if alarm := tuning.alarm():
             yield Line(Logged(level="warning", message=alarm), step)
         if step == stage.steps and work.evaluator is not None:
-            for payload in work.evaluator.teacher(work.teacher):
+            for payload in work.evaluator.teacher(work.teachers):
                 yield Line(payload, step)
             for payload in work.evaluator.student(work.student, stage_index=stage_index, step=step):
                 yield Line(payload, step)

@@ -17,6 +17,6 @@ def measure(
     if work.evaluator is None:
         return
     # After the first step, so that the first point is drawn before the teacher is asked.
-    yield from work.evaluator.teacher(work.teacher)
+    yield from work.evaluator.teacher(work.teachers)
     if step == stage.steps or (stage.evaluate_steps and step % stage.evaluate_steps == 0):
         yield from work.evaluator.student(work.student, stage_index=stage_index, step=step)

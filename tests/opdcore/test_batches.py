@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from opdcore.batches import cut, response_hidden
-from opdcore.contract.job import Participant
+from opdcore.contract.participant import Participant
 from opdcore.models import load
 from opdcore.rollouts import Rollout
 from tests.opdcore.model_folders import make_folder

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from opdcore.contract.job import Participant
+from opdcore.contract.participant import Participant
 from opdcore.models import decoding, load
 from opdcore.models.decoder_network import DecoderNetwork
 from opdcore.rollouts import Sampling, sample, torch_sampler

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import Cancelled
-from opdcore.contract.job import LocalModel, Participant
+from opdcore.contract.participant import LocalModel, Participant
 from opdcore.models import adapters, load
 from opdcore.tuning import Tuning, learning_rate
 from tests.opdcore.jobs import by_kind, events_of, make_job, make_recipe

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
-from opdcore.contract.job import LocalModel, ModelSource
+from opdcore.contract.participant import LocalModel, ModelSource
 from webapp.api import scope
 from webapp.api.references import REFUSALS, WRITE_REFUSALS
 from webapp.models import RegisteredModel

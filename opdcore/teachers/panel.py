@@ -1,0 +1,85 @@
+"""Teachers who score the same prompts, as one distribution at every position.
+
+What they say together is the distribution nearest to all of them by the divergence that is trained on:
+for the reverse KL their weighted geometric mean, since sum_i w_i KL(p || q_i) = KL(p || q) + const with
+log q = sum_i w_i log q_i + const; for the forward KL their mixture q = sum_i w_i q_i, likewise. The
+Jensen-Shannon divergence has no such mean and takes the mixture. A panel of one is that teacher, bit
+for bit. It knows batches and models, no loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from opdcore.batches import Batch, response_hidden
+from opdcore.contract.objective import Divergence
+from opdcore.contract.training import Precision
+from opdcore.models import LoadedModel
+from opdcore.scoring import Side
+
+Mean = Literal["geometric", "mixture"]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a panel's members are put together: at which temperature, and by which mean."""
+
+    vocabulary: int
+    temperature: float = 1.0
+    divergence: Divergence = "reverse"
+    precision: Precision = "float32"
+
+    @property
+    def mean(self) -> Mean:
+        return "geometric" if self.divergence == "reverse" else "mixture"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`shares` add up to 1; in a batch the members' sides follow the student's."""
+
+    models: tuple[LoadedModel, ...]
+    shares: tuple[float, ...]
+
+    def side(self, batch: Batch, scoring: Scoring) -> Side:
+        """What the members say at the batch's positions, as one model would."""
+        hidden = [
+            response_hidden(model, batch, side=place, precision=scoring.precision)
+            for place, model in enumerate(self.models, start=1)
+        ]
+        if len(hidden) == 1:
+            return Side(hidden[0], self.models[0].project)
+        return Side(
+            torch.cat(hidden, dim=-1), self._projection([h.shape[-1] for h in hidden], scoring)
+        )
+
+    def _projection(self, widths: Sequence[int], scoring: Scoring) -> Callable[[Tensor], Tensor]:
+        def project(hidden: Tensor) -> Tensor:
+            parts = zip(self.models, hidden.split(list(widths), dim=-1), strict=True)
+            tables = [
+                model.project(part)[..., : scoring.vocabulary].float() for model, part in parts
+            ]
+            return _mean(tables, self.shares, scoring)
+
+        return project
+
+
+def _mean(tables: Sequence[Tensor], shares: Sequence[float], scoring: Scoring) -> Tensor:
+    """Logits of the mean, to be divided by the temperature as any other's are."""
+    if scoring.mean == "geometric":
+        # A row's constant does not matter, so logits serve as well as logprobs.
+        total = tables[0].mul(shares[0])
+        for table, share in zip(tables[1:], shares[1:], strict=True):
+            total.add_(table, alpha=share)
+        return total
+    parts = [
+        (table / scoring.temperature).log_softmax(-1) + math.log(share)
+        for table, share in zip(tables, shares, strict=True)
+    ]
+    return torch.stack(parts).logsumexp(0).mul_(scoring.temperature)
