@@ -54,10 +54,12 @@ class Saved:
 def save(
     root: Path, model: nn.Module, optimizer: AdamW, *, stage_index: int,
     step: int, recipe_sha256: str, followed: Mapping[str, Any] | None = None,
+    beside: Mapping[str, nn.Module] | None = None,
 ) -> tuple[Saved, Written]:  # fmt: skip
     """Writes the checkpoint after `step`; returns it with its manifest's hash and total size.
 
-    `followed` is what a stage has followed step by step and goes on from, as JSON.
+    `followed` is what a stage has followed step by step and goes on from, as JSON; `beside` are other
+    networks that change with the student, by name.
     """
     folder = root / f"stage-{stage_index:02d}-step-{step:07d}"
     state = {"version": 1, "stage_index": stage_index, "step": step, "recipe_sha256": recipe_sha256}
@@ -69,6 +71,9 @@ def save(
         }
         if followed is not None:
             files[FOLLOWED] = write_bytes(aside / FOLLOWED, json.dumps(followed).encode())
+        for name, network in (beside or {}).items():
+            file = f"{name}.safetensors"
+            files[file] = write_tensors(aside / file, _weights(network))
         manifest = write_manifest(aside, files)
     size = manifest.size_bytes + sum(written.size_bytes for written in files.values())
     return Saved(folder, stage_index, step), Written(manifest.sha256, size)
@@ -122,10 +127,19 @@ def restore(saved: Saved, model: nn.Module, optimizer: AdamW) -> None:
             }
 
 
-@torch.no_grad()
 def restore_weights(folder: Path, model: nn.Module) -> None:
     """Copies a checkpoint's weights into the model."""
-    tensors = load_file(folder / WEIGHTS)
+    _copy(folder / WEIGHTS, model)
+
+
+def restore_beside(folder: Path, name: str, network: nn.Module) -> None:
+    """Copies another network's weights from the checkpoint that keeps them beside the student's."""
+    _copy(folder / f"{name}.safetensors", network)
+
+
+@torch.no_grad()
+def _copy(file: Path, model: nn.Module) -> None:
+    tensors = load_file(file)
     for name, target in _weights(model).items():
         target.copy_(tensors[name])
 

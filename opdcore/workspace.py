@@ -119,6 +119,7 @@ def prepare(
 ) -> Iterator[Payload | Workspace]:
     """Yields progress and, last, the workspace; `stack` closes what it opened."""
     _refuse_unheeded(job)
+    _refuse_following(job)
     _refuse_experiments(job)
     _refuse_without_verifier(job)
     device = pick_device(job)
@@ -202,6 +203,28 @@ def _refuse_unheeded(job: Job) -> None:
             remedy="Name one device.",
             field="resources",
         )
+
+
+def _refuse_following(job: Job) -> None:
+    """What a teacher that follows its student cannot be combined with."""
+    averaged = [i for i, one in enumerate(job.teachers) if one.follows == "average"]
+    private = [i for i, one in enumerate(job.teachers) if one.privileged is not None]
+    for index, stage in enumerate(job.recipe.stages):
+        if averaged and isinstance(stage, DistillStage) and stage.tuning == "lora":
+            raise BadInput(
+                "teachers.average_of_adapters",
+                f"Stage {index + 1} trains adapters, which have no average among the teacher's weights.",
+                remedy="Set tuning to full, or follows to student or frozen.",
+                field=f"teachers.{averaged[0]}.follows",
+            )
+        shown = isinstance(stage, SelectPromptsStage) and stage.strategy == "teacher_template"
+        if private and shown:
+            raise BadInput(
+                "recipe.privileged_template",
+                "The strategy teacher_template would show the student what its teacher alone reads.",
+                remedy="Choose another strategy, or a teacher without privileged text.",
+                field=f"recipe.stages.{index}.strategy",
+            )
 
 
 def _refuse_untaught(taught: Teachers, pool: Pool, held_out: Sequence[Prompt]) -> None:

@@ -127,7 +127,8 @@ def measure(
 
 def _static(work: Workspace) -> tuple[Finding, ...]:
     sides = [setup.Side(model.folder, model.renderer) for model in (work.student, work.teacher)]
-    return setup.findings(sides[0], sides[1], work.train)
+    (member,) = work.teachers.members
+    return setup.findings(sides[0], sides[1], work.train, member.said.privileged)
 
 
 def _rows(

@@ -14,6 +14,7 @@ from opdcore import token_maps
 from opdcore.contract.errors import BadInput
 from opdcore.contract.probe import DiagnoseStage, Finding, Probe, Provenance, Relation, Severity
 from opdcore.contract.prompt import Prompt
+from opdcore.contract.teacher import Privileged
 from opdcore.inspection import inspect
 from opdcore.rendering import Renderer
 from opdcore.token_maps import PairWarning, TokenMapReport
@@ -55,8 +56,16 @@ _PAIR: dict[str, tuple[Severity, str]] = {
 _MODES = {None: "left to the template", True: "on", False: "off"}
 
 
-def findings(student: Side, teacher: Side, prompts: Sequence[Prompt]) -> tuple[Finding, ...]:
-    """Everything that is so before sampling, refusals first; raises BadInput for unreadable folders."""
+def findings(
+    student: Side,
+    teacher: Side,
+    prompts: Sequence[Prompt],
+    privileged: Privileged | None = None,
+) -> tuple[Finding, ...]:
+    """Everything that is so before sampling, refusals first; raises BadInput for unreadable folders.
+
+    `privileged` is what the teacher reads besides the prompt.
+    """
     report = token_maps.compare(student.folder, teacher.folder)
     found = [
         *_maps(report),
@@ -64,8 +73,8 @@ def findings(student: Side, teacher: Side, prompts: Sequence[Prompt]) -> tuple[F
         *_special_tokens(student, teacher),
         *_thinking(student, teacher),
         *_renderings(student, teacher, prompts),
-        *_privileged(prompts),
-        *_same_weights(student, teacher),
+        *_privileged(prompts, privileged),
+        *(_same_weights(student, teacher) if privileged is None else ()),
     ]
     order = ("refusal", "warning", "note")
     return tuple(sorted(found, key=lambda one: order.index(one.severity)))
@@ -191,9 +200,19 @@ def _unreadable(error: BadInput, row: int) -> Finding:
     )
 
 
-def _privileged(prompts: Sequence[Prompt]) -> Iterator[Finding]:
+def _privileged(prompts: Sequence[Prompt], privileged: Privileged | None) -> Iterator[Finding]:
+    texts = {prompt.privileged for prompt in prompts}
     count = sum(prompt.privileged is not None for prompt in prompts)
-    if count:
+    if privileged is not None and privileged.source == "prompt" and len(texts) > 1:
+        yield Finding(
+            code="setup.privileged_per_prompt",
+            severity="refusal",
+            message=f"The teacher reads a privileged text of each prompt's own, {len(texts)} different "
+            f"ones in {len(prompts)} prompts. The student cannot know them in use: it learns what is "
+            "likely under all of them, and what depends on one of them is lost.",
+            remedy="Give the teacher one rule for all prompts, or reinforce on the answers.",
+        )
+    elif privileged is None and count:
         yield Finding(
             code="setup.privileged_unused",
             severity="note",

@@ -6,13 +6,18 @@ from opdcore import checkpoints
 from opdcore.checkpoints import Saved
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.reinforce import ReinforceStage
+from opdcore.teachers import following
 from opdcore.workspace import Workspace
 
 
 def anchor(
     stage: DistillStage | ReinforceStage, work: Workspace, stage_index: int, resume: Saved | None
 ) -> None:
-    """Where an earlier stage has trained the student, `initial` is what it has left behind."""
+    """Where an earlier stage has trained the student, `initial` is what it has left behind.
+
+    A teacher that is an average of the student begins with it.
+    """
+    following.enter(work.teachers, work.student, resume)
     if work.initial is None or not stage.needs_initial:
         return
     if any(work.job.recipe.steps_by_stage[:stage_index]):

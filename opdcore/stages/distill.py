@@ -4,7 +4,7 @@ A step samples rollouts from the student, runs both models over them once, back-
 objective at every response position, and updates the weights. Simplifications, on purpose:
 
 - strictly on-policy: one update for each batch of rollouts, so no importance weights, no clipping;
-- one student and one teacher on one device, without dropout, their weights in float32;
+- one student and its teachers on one device, without dropout, their weights in float32;
 - the loss is a sum over positions divided by their weight in the whole step, so how a step is cut into
   micro-batches changes nothing;
 - everything random is seeded by (seed, stage, step), so a resumed run needs no generator's state.
@@ -31,6 +31,7 @@ from opdcore.stages.anchoring import anchor
 from opdcore.stages.measuring import measure
 from opdcore.stages.writing import write
 from opdcore.step_report import ScoredStep
+from opdcore.teachers import following
 from opdcore.tuning import Tuning
 from opdcore.watch import Watch
 from opdcore.workspace import Line, Workspace
@@ -83,6 +84,7 @@ def distill(
         )
         clock.lap("train_seconds")
         update = tuning.update(step, passed.loss)
+        following.follow(work.teachers, work.student)
         clock.lap("update_seconds")
 
         scored = ScoredStep(rows, rollouts, grades, passed)
@@ -111,9 +113,13 @@ def distill(
             yield from watch.evaluated(payload, step)
         halts = watch.halts(step)
         if halts or step % stage.checkpoint_steps == 0 or step == stage.steps:
-            kept = _followed(watch, horizon)
             yield from saving.checkpoint(
-                work, tuning, stage_index, step, kept, sound_until=watch.sound_until
+                work,
+                tuning,
+                stage_index,
+                step,
+                _followed(watch, horizon),
+                sound_until=watch.sound_until,
             )
             saved_step = step
         if halts:

@@ -7,6 +7,7 @@ from typing import Any
 
 from opdcore import checkpoints
 from opdcore.contract.events import ArtifactDropped, ArtifactWritten
+from opdcore.teachers.following import averages
 from opdcore.tuning import Tuning
 from opdcore.workspace import Line, Workspace
 
@@ -22,6 +23,8 @@ def checkpoint(
 ) -> Iterator[Line]:
     """The checkpoint after a step; `followed` is what a stage follows step by step.
 
+    Teachers that are averages of the student lie beside it.
+
     The newest one that is no later than `sound_until` is kept whatever its age, to roll back to.
     """
     root = work.run_dir / checkpoints.FOLDER
@@ -33,6 +36,7 @@ def checkpoint(
         step=step,
         recipe_sha256=checkpoints.recipe_sha256(work.job.recipe),
         followed=followed,
+        beside=averages(work.teachers),
     )
     told = ArtifactWritten(
         artifact_kind="checkpoint",
