@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import calibration, diagnosis, engine, main_job, objectives, records, rescue
+from benchmarks import (
+    calibration,
+    diagnosis,
+    engine,
+    main_job,
+    objectives,
+    records,
+    rescue,
+    teachers,
+)
 
 BENCHMARKS = {
     "main-job": main_job,
@@ -13,6 +22,7 @@ BENCHMARKS = {
     "diagnosis": diagnosis,
     "calibration": calibration,
     "rescue": rescue,
+    "teachers": teachers,
 }
 
 

@@ -39,11 +39,16 @@ class Piece:
     settled: bool = True
 
 
-class Exercise(Protocol):
-    """One prompt with its answer, able to write out its own solution."""
+class Asking(Protocol):
+    """Whatever has a prompt."""
 
     @property
     def prompt(self) -> str: ...
+
+
+class Exercise(Asking, Protocol):
+    """One prompt with its answer, able to write out its own solution."""
+
     @property
     def answer(self) -> str: ...
     @property

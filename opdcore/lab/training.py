@@ -22,7 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from opdcore.lab.solutions import Exercise, Piece
+from opdcore.lab.solutions import Asking, Piece
 from opdcore.lab.tasks import FamilyName
 
 CONTEXT_LENGTH = 256
@@ -127,7 +127,7 @@ def _initialise(model: PreTrainedModel, *, seed: int) -> None:
 
 
 def collate(
-    rows: Sequence[tuple[Exercise, list[Piece]]], tokenizer: PreTrainedTokenizerFast
+    rows: Sequence[tuple[Asking, list[Piece]]], tokenizer: PreTrainedTokenizerFast
 ) -> Batch:
     """Encode exercises with their solutions; the targets are the solution and its end token."""
     encoded = [_encode(exercise, solution, tokenizer) for exercise, solution in rows]
@@ -148,7 +148,7 @@ def collate(
 
 
 def _encode(
-    exercise: Exercise, solution: list[Piece], tokenizer: PreTrainedTokenizerFast
+    exercise: Asking, solution: list[Piece], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[list[int], int, list[bool]]:
     """Return ids, the prompt's length, and which ids of the solution are settled."""
     texts = [exercise.prompt, *(piece.text for piece in solution)]
