@@ -40,8 +40,8 @@ class Privileged(Document):
         return self
 
 
-class Teacher(Participant):
-    """One of the pair's teachers."""
+class Teaching(Document):
+    """How a model teaches: whom it scores, beside whom, under what text, and with which weights."""
 
     weight: float = Field(
         default=1.0,
@@ -74,3 +74,7 @@ class Teacher(Participant):
                 "a teacher that is the student needs privileged text to differ from it"
             )
         return self
+
+
+class Teacher(Participant, Teaching):
+    """One of the pair's teachers."""

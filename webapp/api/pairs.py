@@ -11,6 +11,7 @@ from pydantic import Field
 
 from opdcore.contract.document import Document
 from opdcore.contract.rendering import Rendering
+from opdcore.contract.teacher import Teaching
 from webapp.api import scope
 from webapp.api.references import REFUSALS, WRITE_REFUSALS, Ref
 from webapp.models import Pair, PairTeacher, RegisteredModel
@@ -24,6 +25,9 @@ class TeacherReply(Schema):
     model: Ref
     weight: float
     tags: list[str]
+    privileged: dict[str, Any] | None = Field(description="Text that it alone reads.")
+    follows: str
+    average_decay: float
     rendering: dict[str, Any]
 
 
@@ -56,11 +60,9 @@ class PairPage(Schema):
     next: str | None
 
 
-class TeacherBody(Document):
+class TeacherBody(Teaching):
     model: str = Field(description="public_id of a model.")
     rendering: Rendering = Field(default_factory=Rendering)
-    weight: float = Field(1.0, gt=0, le=1000, description="Share of this teacher.")
-    tags: tuple[str, ...] = Field((), description="Only prompts with one of these; empty: all.")
 
 
 class PairBody(Document):
@@ -104,4 +106,5 @@ def read_pair(request: HttpRequest, public_id: str) -> Pair:
 def _teacher(request: HttpRequest, body: TeacherBody, index: int) -> TeacherChoice:
     field = f"teachers.{index}.model"
     model = scope.chosen(RegisteredModel.objects.all(), request, body.model, field=field)
-    return TeacherChoice(model, rendering=body.rendering, weight=body.weight, tags=body.tags)
+    said = body.model_dump(include=set(Teaching.model_fields))
+    return TeacherChoice(model, rendering=body.rendering, teaching=Teaching.model_validate(said))

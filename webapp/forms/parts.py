@@ -7,13 +7,27 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from pydantic import ValidationError as PydanticError
 
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.rendering import Rendering
+from opdcore.contract.teacher import PRIVILEGED as PRIVILEGED_MARK
+from opdcore.contract.teacher import PROMPT as PROMPT_MARK
+from opdcore.contract.teacher import Privileged, Teaching
 from webapp.models import Project, RegisteredModel
 from webapp.services.pairs import TeacherChoice
 
 THINKING = [("", "The template's default"), ("on", "On"), ("off", "Off")]
+FOLLOWS = [
+    ("frozen", "Frozen: its own"),
+    ("average", "A moving average of the student"),
+    ("student", "The student's at every step"),
+]
+PRIVILEGED = [
+    ("", "None: it reads what the student reads"),
+    ("rule", "One rule for every prompt"),
+    ("prompt", "Each prompt's own privileged text"),
+]
 TEMPLATES = [("auto", "The model's own, where it has one"), ("none", "None: the raw text")]
 
 
@@ -112,25 +126,80 @@ class SideForm(forms.Form):
 
 
 class TeacherForm(SideForm):
-    """A teacher: a side with a weight and tags."""
+    """A teacher: a side, and how it teaches."""
 
     weight = forms.FloatField(
-        initial=1.0, min_value=0.001, max_value=1000, help_text="Share of this teacher."
+        initial=1.0,
+        min_value=0.001,
+        max_value=1000,
+        help_text="How much it says beside the other teachers of a prompt.",
     )
     tags = forms.CharField(
         required=False,
         help_text="Only prompts with one of these tags, separated by commas; empty: all.",
     )
+    follows = forms.ChoiceField(
+        label="Weights",
+        choices=FOLLOWS,
+        required=False,
+        help_text="The last two make the student its own teacher, and need its own model here.",
+    )
+    average_decay = forms.FloatField(
+        initial=0.99,
+        min_value=0,
+        max_value=0.9999,
+        required=False,
+        help_text="Of a moving average: what a step leaves of the average before it.",
+    )
+    source = forms.ChoiceField(
+        label="Privileged text",
+        choices=PRIVILEGED,
+        required=False,
+        help_text="What this teacher reads and the student does not.",
+    )
+    rule = forms.CharField(
+        required=False,
+        widget=forms.Textarea({"rows": 2}),
+        help_text="The text of one rule for every prompt.",
+    )
+    form = forms.CharField(
+        label="How it is put",
+        required=False,
+        initial=Privileged.model_fields["form"].default,
+        widget=forms.Textarea({"rows": 2, "class": "mono"}),
+        help_text=f"What the teacher reads in place of the prompt; names {PRIVILEGED_MARK} and {PROMPT_MARK}.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        try:
+            self._teaching = Teaching.model_validate(self._said(cleaned))
+        except PydanticError as error:
+            first = error.errors()[0]
+            place = str(first["loc"][-1]) if first["loc"] else "source"
+            name = place if place in self.fields else "source"
+            self.add_error(name, first["msg"].removeprefix("Value error, "))
+        return cleaned
 
     def choice(self) -> TeacherChoice:
         """The teacher as the service takes it; only of a valid form."""
-        tags = tuple(tag.strip() for tag in self.cleaned_data["tags"].split(",") if tag.strip())
         return TeacherChoice(
-            model=self.cleaned_data["model"],
-            rendering=self.rendering(),
-            weight=self.cleaned_data["weight"],
-            tags=tags,
+            model=self.cleaned_data["model"], rendering=self.rendering(), teaching=self._teaching
         )
+
+    def _said(self, cleaned: dict[str, Any]) -> dict[str, Any]:
+        tags = tuple(tag.strip() for tag in (cleaned.get("tags") or "").split(",") if tag.strip())
+        said = {"weight": cleaned.get("weight") or 1.0, "tags": tags}
+        said["follows"] = cleaned.get("follows") or "frozen"
+        if cleaned.get("average_decay") is not None:
+            said["average_decay"] = cleaned["average_decay"]
+        if cleaned.get("source"):
+            said["privileged"] = {
+                "source": cleaned["source"],
+                "rule": cleaned.get("rule") or None,
+                **({"form": cleaned["form"]} if cleaned.get("form") else {}),
+            }
+        return said
 
 
 class PairForm(forms.Form):

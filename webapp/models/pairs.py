@@ -6,6 +6,7 @@ from typing import Self
 
 from django.db import models
 
+from opdcore.contract.teacher import Teaching
 from webapp.models.checkpoints import RegisteredModel
 from webapp.models.families import Family
 from webapp.models.ownership import Owned, OwnedQuerySet
@@ -42,12 +43,15 @@ class Pair(Owned):
 
 
 class PairTeacher(models.Model):
-    """One teacher of a pair; empty tags score every prompt."""
+    """One teacher of a pair, and how it teaches."""
 
     pair = models.ForeignKey(Pair, models.CASCADE, related_name="teachers")
     model = models.ForeignKey(RegisteredModel, models.PROTECT, related_name="pairs_as_teacher")
     weight = models.FloatField(default=1.0)
     tags = models.JSONField(default=list)
+    privileged = models.JSONField(null=True, blank=True)
+    follows = models.CharField(max_length=20, default="frozen")
+    average_decay = models.FloatField(default=0.99)
     rendering = models.JSONField(default=dict)
     position = models.PositiveSmallIntegerField(default=0)
 
@@ -60,3 +64,10 @@ class PairTeacher(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} teaches {self.pair}"
+
+    @property
+    def teaching(self) -> Teaching:
+        """How it teaches."""
+        return Teaching.model_validate(
+            {name: getattr(self, name) for name in Teaching.model_fields}
+        )

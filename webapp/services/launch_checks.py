@@ -17,7 +17,7 @@ from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import estimates
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.checkpoints import folder_of
-from webapp.services.launch_preview import examples, prompts_with
+from webapp.services.launch_preview import examples, prompts_with, tag_sets
 
 # Left free beside a run's own files, for the database and the logs of everything else.
 SPARE_DISK_BYTES = 256 << 20
@@ -35,7 +35,12 @@ def problems(
     return [
         *(one for model in _models_of(pair) for one in _of_model(model, "pair")),
         *_of_token_maps(pair, recipe),
-        *_of_teachers(pair),
+        *_of_teachers(pair, recipe),
+        *(
+            one
+            for role, each in _asked_sets(recipe, train, held_out)
+            for one in _of_tags(pair, each, role)
+        ),
         *_of_prompt_set(train, "train"),
         *(_of_graded(recipe, train) if _only_diagnoses(recipe) else _of_held_out(recipe, held_out)),
         *_of_rewards(recipe, train),
@@ -85,24 +90,64 @@ def _of_token_maps(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
         )
 
 
-def _of_teachers(pair: Pair) -> Iterator[ErrorInfo]:
-    """A job distils from one teacher that scores every prompt; it would refuse anything else."""
+def _of_teachers(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+    """What a recipe cannot do with the pair's teachers; the job would refuse it too."""
     teachers = list(pair.teachers.all())
-    if len(teachers) > 1:
+    kinds = {stage.kind for stage in recipe.stages}
+    if len(teachers) > 1 and "diagnose" in kinds:
         yield ErrorInfo(
-            code="launch.several_teachers",
-            message=f"{pair.name} has {len(teachers)} teachers; this version distils from one.",
-            remedy="Choose a pair with one teacher.",
+            code="diagnose.several_teachers",
+            message=f"{pair.name} has {len(teachers)} teachers; a diagnosis is of a student and one "
+            "teacher.",
+            remedy="Choose a recipe without the stage diagnose, or a pair with one of them.",
             field="pair",
         )
-    for teacher in teachers:
-        if teacher.tags:
+    averaged = any(one.follows == "average" for one in teachers)
+    if averaged and any(s.kind == "distill" and s.tuning == "lora" for s in recipe.stages):
+        yield ErrorInfo(
+            code="teachers.average_of_adapters",
+            message="The recipe trains adapters, which have no average among the teacher's weights.",
+            remedy="Choose a recipe with full tuning, or a pair whose teacher follows otherwise.",
+            field="recipe",
+        )
+
+
+def _asked_sets(
+    recipe: RecipeDocument, train: PromptSet, held_out: PromptSet | None
+) -> Iterator[tuple[str, PromptSet]]:
+    """The prompts that some teacher is asked about."""
+    yield "train", train
+    if held_out is not None and recipe.evaluation.teacher and not _only_diagnoses(recipe):
+        yield "held_out", held_out
+
+
+def _of_tags(pair: Pair, prompt_set: PromptSet, role: str) -> Iterator[ErrorInfo]:
+    """Prompts that no teacher scores, and such as lack the text that one reads."""
+    if prompt_set.state != PromptSet.State.READY:
+        return
+    teachers = list(pair.teachers.all())
+    known = sorted({tag for one in teachers for tag in one.tags})
+    if all(one.tags for one in teachers):
+        left = [tags for tags in tag_sets(prompt_set) if set(tags).isdisjoint(known)]
+        if left:
             yield ErrorInfo(
-                code="launch.teacher_tags",
-                message=f"The teacher {teacher.model.name} is only for prompts tagged "
-                f"{', '.join(teacher.tags)}; in this version a teacher scores every prompt.",
-                remedy="Choose a pair whose teacher has no tags.",
-                field="pair",
+                code="teachers.nobody_scores",
+                message=f"Some prompts of {prompt_set} are tagged {', '.join(left[0]) or 'nothing'}, and "
+                f"the teachers are for {', '.join(known)}.",
+                remedy="Choose a pair with a teacher without tags, or tag the prompts.",
+                field=role,
+            )
+    if any(
+        one.teaching.privileged and one.teaching.privileged.source == "prompt" for one in teachers
+    ):
+        missing = prompt_set.rows - prompts_with(prompt_set, "privileged")
+        if missing:
+            yield ErrorInfo(
+                code="prompt_set.no_privileged",
+                message=f"{missing:,} prompts of {prompt_set} have no privileged text, which their "
+                "teacher reads.",
+                remedy="Choose prompts with a column `privileged`, or a teacher with one rule for all.",
+                field=role,
             )
 
 

@@ -55,12 +55,12 @@ def examples(pair: Pair, prompt_set: PromptSet) -> list[Side]:
     prompt = prompt_sets.first_prompt(prompt_set)
     if prompt is None:
         return []
-    sides = [("Student", pair.student, pair.student_rendering)]
-    sides += [("Teacher", one.model, one.rendering) for one in pair.teachers.all()]
-    found = [
-        (who, model, pairs.preview(model, Rendering.model_validate(rendering), prompt))
-        for who, model, rendering in sides
-    ]
+    ours = Rendering.model_validate(pair.student_rendering)
+    found = [("Student", pair.student, pairs.preview(pair.student, ours, prompt))]
+    for one in pair.teachers.all():
+        rendering = Rendering.model_validate(one.rendering)
+        its = pairs.preview(one.model, rendering, prompt, one.teaching.privileged)
+        found.append(("Teacher", one.model, its))
     return [Side(who, model, preview) for who, model, preview in found if preview is not None]
 
 
@@ -98,6 +98,18 @@ def prompts_with(prompt_set: PromptSet, column: str) -> int:
     return found
 
 
+def tag_sets(prompt_set: PromptSet) -> list[tuple[str, ...]]:
+    """The sets of tags that the prompts have, each once."""
+    key = f"tag-sets:{prompt_set.sha256}"
+    found: list[tuple[str, ...]] | None = cache.get(key)
+    if found is None:
+        with prompt_sets.open_stored(prompt_set) as stored:
+            each = {tuple(sorted(orjson.loads(line).get("tags") or ())) for line in stored}
+        found = sorted(each)
+        cache.set(key, found, REMEMBERED_SECONDS)
+    return found
+
+
 def warnings(
     pair: Pair,
     recipe: RecipeDocument,
@@ -112,6 +124,7 @@ def warnings(
         *(one for _, prompt_set in drawn for one in _of_shared(prompt_set, held_out)),
         *(one for role, each in drawn for one in _of_lengths(pair, recipe, each, role)),
         *_of_token_maps(pair),
+        *_of_privileged(pair),
         *_of_verifier(recipe, held_out),
     ]
 
@@ -162,6 +175,20 @@ def _of_token_maps(pair: Pair) -> Iterator[ErrorInfo]:
             remedy="A run works with this; the pair's page says what it means.",
             field="pair",
         )
+
+
+def _of_privileged(pair: Pair) -> Iterator[ErrorInfo]:
+    for teacher in pair.teachers.all():
+        privileged = teacher.teaching.privileged
+        if privileged is not None and privileged.source == "prompt":
+            yield ErrorInfo(
+                code="launch.privileged_per_prompt",
+                message=f"{teacher.model.name} reads each prompt's own privileged text.",
+                remedy="The student cannot know it in use and learns only what is likely under all of "
+                "them, which usually teaches it nothing: give the teacher one rule, or reinforce on "
+                "the answers.",
+                field="pair",
+            )
 
 
 def _of_verifier(recipe: RecipeDocument, held_out: PromptSet | None) -> Iterator[ErrorInfo]:

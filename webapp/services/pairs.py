@@ -12,6 +12,8 @@ from django.db.models import ProtectedError
 from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.rendering import Rendering
+from opdcore.contract.teacher import Privileged, Teaching
+from opdcore.privileged import read_with
 from opdcore.rendering import Renderer
 from opdcore.token_maps import TokenMapReport, compare
 from webapp.models import Pair, PairTeacher, Project, RegisteredModel, User
@@ -29,8 +31,7 @@ class TeacherChoice:
 
     model: RegisteredModel
     rendering: Rendering = field(default_factory=Rendering)
-    weight: float = 1.0
-    tags: tuple[str, ...] = ()
+    teaching: Teaching = field(default_factory=Teaching)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def create(
     """Makes a pair; raises BadInput where token maps differ, and saves nothing then."""
     require(actor, "edit", project)
     _soundly_chosen(name, project, student=student, teachers=teachers)
+    _refuse_following_others(student, teachers)
     # Two large tokenizers take seconds to read: nobody else's write waits for that.
     report = check(student, teachers)
     _refuse_different(report)
@@ -103,8 +105,7 @@ def _add_teachers(pair: Pair, teachers: Sequence[TeacherChoice]) -> None:
         PairTeacher(
             pair=pair,
             model=choice.model,
-            weight=choice.weight,
-            tags=list(choice.tags),
+            **choice.teaching.model_dump(mode="json"),
             rendering=choice.rendering.model_dump(mode="json"),
             position=position,
         )
@@ -140,14 +141,19 @@ def check(student: RegisteredModel, teachers: Sequence[TeacherChoice]) -> dict[s
     return _merged(reports) if reports else None
 
 
-def preview(model: RegisteredModel, rendering: Rendering, prompt: Prompt) -> Preview | None:
-    """The prompt as this model reads it; None where its files are not at hand."""
+def preview(
+    model: RegisteredModel,
+    rendering: Rendering,
+    prompt: Prompt,
+    privileged: Privileged | None = None,
+) -> Preview | None:
+    """The prompt as this model reads it, with what it alone reads; None where its files are not at hand."""
     try:
         folder = folder_of(model)
         if folder is None:
             return None
         renderer = Renderer.from_folder(folder, rendering)
-        rendered = renderer.render(prompt)
+        rendered = renderer.render(prompt if privileged is None else read_with(privileged, prompt))
     except BadInput as error:
         return Preview(error=error.info)
     shown = rendered.ids[:PREVIEW_TOKENS]
@@ -196,6 +202,17 @@ def _soundly_chosen(
                 f"{model.name} belongs to another project.",
                 remedy=f"Choose a model of {project.name}.",
                 field="student" if model is student else "teachers",
+            )
+
+
+def _refuse_following_others(student: RegisteredModel, teachers: Sequence[TeacherChoice]) -> None:
+    for choice in teachers:
+        if choice.teaching.follows != "frozen" and choice.model != student:
+            raise BadInput(
+                "teachers.follows_other",
+                f"{choice.model.name} is to follow the student's weights and is another model.",
+                remedy="Choose the student itself as this teacher, or let it stay frozen.",
+                field="teachers",
             )
 
 

@@ -304,7 +304,7 @@ def snapshot(
         "pair": {"public_id": pair.public_id, "name": pair.name},
         "student": _side(pair.student, pair.student_rendering),
         "teachers": [
-            _side(one.model, one.rendering, weight=one.weight, tags=one.tags)
+            _side(one.model, one.rendering, **one.teaching.model_dump(mode="json"))
             for one in pair.teachers.all()
         ],
         "prompt_sets": {
@@ -333,9 +333,7 @@ def _frozen_family(family: Family) -> dict[str, Any]:
     }
 
 
-def _side(
-    model: RegisteredModel, rendering: dict[str, Any], **knobs: float | list[str]
-) -> dict[str, Any]:
+def _side(model: RegisteredModel, rendering: dict[str, Any], **knobs: object) -> dict[str, Any]:
     source = (
         {"kind": "hub", "repo": model.repo, "revision": model.revision}
         if model.source_kind == RegisteredModel.Source.HUB

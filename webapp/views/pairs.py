@@ -13,6 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from opdcore.contract.errors import BadInput
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.rendering import Rendering
+from opdcore.contract.teacher import Privileged
 from webapp.forms.diagnosis import DiagnosisForm
 from webapp.forms.families import ControlsForm, PairFamilyForm
 from webapp.forms.parts import PairForm, PreviewPromptForm, SideForm, TeacherForm, refuse
@@ -90,7 +91,10 @@ def check_pair(request: HttpRequest) -> HttpResponse:
     choices = [form.choice() for form in forms.teachers]
     prompt = _prompt(request.POST.get("preview_prompt", ""))
     sides = [_side("Student", student, forms.student.rendering(), prompt)]
-    sides += [_side("Teacher", one.model, one.rendering, prompt) for one in choices]
+    sides += [
+        _side("Teacher", one.model, one.rendering, prompt, one.teaching.privileged)
+        for one in choices
+    ]
     context: dict[str, object] = {"sides": sides}
     try:
         context["report"] = pair_service.check(student, choices)
@@ -158,7 +162,10 @@ def pair_page(
     prompt = _prompt(request.GET.get("preview_prompt", "") or _example(row))
     teachers = list(row.teachers.all())
     sides = [_side("Student", row.student, row.student_rendering, prompt)]
-    sides += [_side("Teacher", one.model, one.rendering, prompt) for one in teachers]
+    sides += [
+        _side("Teacher", one.model, one.rendering, prompt, one.teaching.privileged)
+        for one in teachers
+    ]
     context = {
         "pair": row,
         "project": row.project,
@@ -282,14 +289,20 @@ def _created(request: HttpRequest, project: Project, forms: PairForms) -> Pair |
 
 
 def _side(
-    label: str, model: RegisteredModel, rendering: Rendering | dict[str, object], prompt: Prompt
+    label: str,
+    model: RegisteredModel,
+    rendering: Rendering | dict[str, object],
+    prompt: Prompt,
+    privileged: Privileged | None = None,
 ) -> Side:
     sound = Rendering.model_validate(rendering)
-    return Side(label, model, pair_service.preview(model, sound, prompt))
+    return Side(label, model, pair_service.preview(model, sound, prompt, privileged))
 
 
 def _prompt(text: str) -> Prompt:
-    return Prompt(prompt=text if text.strip() else "What is 2 + 2?")
+    """What is previewed; its privileged text is what a prompt set would bring with it."""
+    asked = text if text.strip() else "What is 2 + 2?"
+    return Prompt(prompt=asked, privileged="(this prompt's privileged text)")
 
 
 def _example(pair: Pair) -> str:
