@@ -55,7 +55,8 @@ def prompt_files(seed: int) -> tuple[Path, Path]:
     if not files[1].exists():
         folder.mkdir(parents=True, exist_ok=True)
         for file, rows in zip(files, exercises.prompts(seed), strict=True):
-            file.write_text(record.prompt_rows(rows), encoding="utf-8")
+            lines = [row.model_dump_json(exclude_defaults=True) + "\n" for row in rows]
+            file.write_text("".join(lines), encoding="utf-8")
     return files
 
 
