@@ -332,3 +332,41 @@ def test_lists_count_runs(project, member, browse):
     make_run(project, pair=make_run(project).pair)
     page = browse(member).get(reverse("pairs")).content.decode()
     assert '<td data-label="Runs" class="num">2</td>' in page
+
+
+def test_a_student_becomes_its_own_teacher_under_a_rule(project, member, browse, lab):
+    student = lab("sums", "student")
+    told = {
+        "source": "rule",
+        "rule": "Think first.",
+        "form": "{privileged} {prompt}",
+        "follows": "average",
+    }
+    own = {f"teacher-0-{name}": value for name, value in told.items()}
+    answer = browse(member).post(
+        reverse("pair-new"), pair_form(student, student, **own), follow=True
+    )
+    teaching = Pair.objects.get().teachers.get().teaching
+    assert (teaching.privileged.rule, teaching.follows) == ("Think first.", "average")
+    page = answer.content.decode()
+    assert "one rule: Think first." in page
+    assert "a moving average of the student" in page
+    # The preview shows what the teacher alone reads.
+    assert page.count("Think first. What is 2 + 2?") == 1
+
+
+def test_a_privileged_text_without_its_rule_is_refused_at_its_field(project, member, browse, lab):
+    student = lab("sums", "student")
+    form = pair_form(student, student) | {"teacher-0-source": "rule"}
+    answer = browse(member).post(reverse("pair-new"), form)
+    assert answer.status_code == 422
+    assert "give rule with source rule" in answer.content.decode()
+    assert not Pair.objects.exists()
+
+
+def test_another_model_cannot_follow_the_student(project, member, browse, lab):
+    form = pair_form(lab("sums", "student"), lab("sums", "teacher"))
+    form |= {"teacher-0-follows": "average"}
+    answer = browse(member).post(reverse("pair-new"), form)
+    assert answer.status_code == 422
+    assert "teachers.follows_other" in answer.content.decode()

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from opdcore.contract.errors import BadInput
 from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set, make_recipe, make_run
-from webapp.models import AuditEntry, ModelRoot, PairTeacher, Project, Run
+from webapp.models import AuditEntry, ModelRoot, Project, Run
 from webapp.services import runs
 
 
@@ -91,16 +91,6 @@ def test_different_token_maps_refuse_a_launch(project, member):
     assert caught.value.info.code == "pair.token_maps_differ"
 
 
-def test_a_teacher_with_tags_is_refused_before_the_launch(project, member):
-    chosen = parts(project)
-    chosen["pair"].teachers.update(tags=["algebra", "sums"])
-    with pytest.raises(runs.LaunchRefused) as caught:
-        runs.launch(actor=member, **chosen)
-    assert (caught.value.info.code, caught.value.info.field) == ("launch.teacher_tags", "pair")
-    assert "only for prompts tagged algebra, sums" in caught.value.info.message
-    assert not Run.objects.exists()
-
-
 def test_an_experiment_is_refused_outside_the_laboratory(project, member):
     stage = {**RECIPE["stages"][0], "form": "sampled", "sampled_loss": "k3"}
     chosen = parts(project)
@@ -110,16 +100,6 @@ def test_an_experiment_is_refused_outside_the_laboratory(project, member):
     assert caught.value.info.field == "recipe.stages.0.sampled_loss"
     chosen["pair"].lab_version = "1"
     assert runs.launch(actor=member, **chosen).status == "queued"
-
-
-def test_several_teachers_are_refused_before_the_launch(project, member):
-    chosen = parts(project)
-    PairTeacher.objects.create(
-        pair=chosen["pair"], model=make_model(project, "another"), position=1
-    )
-    with pytest.raises(runs.LaunchRefused) as caught:
-        runs.launch(actor=member, **chosen)
-    assert caught.value.info.code == "launch.several_teachers"
 
 
 def test_a_folder_that_is_no_longer_allowed_refuses_a_launch(project, member):

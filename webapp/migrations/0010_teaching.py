@@ -4,25 +4,24 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('webapp', '0009_run_writer'),
+        ("webapp", "0009_run_writer"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='pairteacher',
-            name='average_decay',
+            model_name="pairteacher",
+            name="average_decay",
             field=models.FloatField(default=0.99),
         ),
         migrations.AddField(
-            model_name='pairteacher',
-            name='follows',
-            field=models.CharField(default='frozen', max_length=20),
+            model_name="pairteacher",
+            name="follows",
+            field=models.CharField(default="frozen", max_length=20),
         ),
         migrations.AddField(
-            model_name='pairteacher',
-            name='privileged',
+            model_name="pairteacher",
+            name="privileged",
             field=models.JSONField(blank=True, null=True),
         ),
     ]
