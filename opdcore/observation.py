@@ -13,14 +13,14 @@ from opdcore import alignment as alignments
 from opdcore.alignment import Alignment
 from opdcore.comparison import Buffers, compare
 from opdcore.logits_chunks import rows_per_block, rows_per_chunk
-from opdcore.scoring import Side
+from opdcore.sides import Reference, Side
 from opdcore.top_tokens import TopCollector
 
 
 @torch.no_grad()
 def observe(
     student: Side,
-    teacher: Side,
+    teacher: Reference,
     sampled_ids: Int[Tensor, "N"],
     *,
     k: int,
@@ -39,11 +39,10 @@ def observe(
     start = 0
     for chunk in sampled_ids.split(rows_per_chunk(vocabulary, device)):
         rows = slice(start, start + len(chunk))
-        tables = [
-            _tempered(side.project(side.hidden[rows]), vocabulary, temperature).split(height)
-            for side in (student, teacher)
-        ]
-        for ours, theirs, ids in zip(*tables, chunk.split(height), strict=True):
+        own = _tempered(student.project(student.hidden[rows]), vocabulary, temperature)
+        its = _tempered(teacher.at(rows).logits(own), vocabulary, temperature)
+        blocks = own.split(height), its.split(height), chunk.split(height)
+        for ours, theirs, ids in zip(*blocks, strict=True):
             comparison = compare(ours, theirs, k=k, buffers=buffers)
             parts.append(alignments.measure(comparison, ids, k=k))
             if collector is not None:

@@ -20,7 +20,8 @@ from opdcore.horizon import Horizon
 from opdcore.losses import Objective
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout
-from opdcore.scoring import Scored, Side, likelihood, score
+from opdcore.scoring import Scored, likelihood, score
+from opdcore.sides import Side
 from opdcore.teachers import Panel, Scoring
 from opdcore.top_tokens import TopCollector, TopTokens, concatenate
 from opdcore.workspace import Workspace
@@ -128,10 +129,8 @@ def _score(
             hidden = response_hidden(work.initial, batch, side=0, precision=precision)
             initial = Side(hidden, work.initial.project)
     return score(
-        student_hidden,
-        work.student.project,
-        teacher.hidden,
-        teacher.project,
+        Side(student_hidden, work.student.project),
+        teacher,
         batch.sampled_ids.to(device),
         objective=objective_of(stage),
         k=k,

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opdcore.logits_chunks import rows_per_chunk
-from opdcore.scoring import Side, back_through_head
+from opdcore.scoring import back_through_head
+from opdcore.sides import Side
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from opdcore.evaluation import grade
 from opdcore.observation import observe
 from opdcore.order import seed_of
 from opdcore.rollouts import Rollout, Sampling, sample
-from opdcore.scoring import Side
+from opdcore.sides import Side
 from opdcore.selection import Measured
 from opdcore.teachers import Scoring
 from opdcore.workspace import Workspace

@@ -18,7 +18,7 @@ from opdcore.batches import Batch, cut, response_hidden
 from opdcore.contract.reinforce import ReinforceStage
 from opdcore.policy_gradient import Policy, Told
 from opdcore.rollouts import Rollout
-from opdcore.scoring import Side
+from opdcore.sides import Side
 from opdcore.workspace import Workspace
 
 

@@ -22,17 +22,8 @@ from opdcore.comparison import Buffers, Comparison, between, compare, distributi
 from opdcore.known_gradient import carry_back
 from opdcore.logits_chunks import rows_per_block, rows_per_chunk
 from opdcore.losses import Objective, add_forward, add_reverse, chosen, position_losses
+from opdcore.sides import Project, Reference, Side
 from opdcore.top_tokens import TopCollector
-
-Project = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A model's hidden states at N positions, and its head."""
-
-    hidden: Float[Tensor, "N H"]
-    project: Project
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +77,8 @@ class _Pass:
 
 
 def score(  # noqa: PLR0913 - two sides, what is measured, and how
-    student_hidden: Float[Tensor, "N H"],
-    project_student: Project,
-    teacher_hidden: Float[Tensor, "N G"],
-    project_teacher: Project,
+    student: Side,
+    teacher: Reference,
     sampled_ids: Int[Tensor, "N"],
     *,
     objective: Objective,
@@ -97,21 +86,22 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
     vocabulary: int,
     temperature: float,
     loss_scale: float,
-    initial: Side | None = None,
+    initial: Reference | None = None,
     weights: Float[Tensor, "N"] | None = None,
     collector: TopCollector | None = None,
     chunk_rows: int | None = None,
 ) -> Scored:
     """Back-propagate `loss_scale` times the summed loss and return what was seen on the way.
 
-    Gradients land in the student's head and, through `student_hidden`, in the rest of the student.
+    Gradients land in the student's head and, through its hidden states, in the rest of the student.
     All sides are cut to the first `vocabulary` ids, which they share; `sampled_ids` lie below it.
     `k` is the metrics' support size, `objective.k` the loss's. `initial` is the student as it was at
     the stage's start, needed where the objective says so. A position's loss counts by its weight; where
     that is 0 it is measured and has no part in the loss. `collector` takes both sides' top tokens on the way.
     """
-    sides = [Side(teacher_hidden, project_teacher), *([initial] if initial else [])]
-    collected = torch.zeros_like(student_hidden)
+    hidden = student.hidden
+    sides = [teacher, *([initial] if initial else [])]
+    collected = torch.zeros_like(hidden)
     tokens = _Tokens(sampled_ids, weights)
     seen = _Pass(
         objective=objective,
@@ -119,20 +109,17 @@ def score(  # noqa: PLR0913 - two sides, what is measured, and how
         vocabulary=vocabulary,
         temperature=temperature,
         loss_scale=loss_scale / temperature,
-        buffers=_buffers(vocabulary, student_hidden),
-        totals=torch.zeros(3, dtype=torch.float64, device=student_hidden.device),
+        buffers=_buffers(vocabulary, hidden),
+        totals=torch.zeros(3, dtype=torch.float64, device=hidden.device),
         parts=[],
         losses=[],
         collector=collector,
     )
-    for rows in _slices(
-        len(student_hidden), chunk_rows or rows_per_chunk(vocabulary, student_hidden.device.type)
-    ):
-        student = Side(student_hidden[rows], project_student)
-        others = [Side(side.hidden[rows], side.project) for side in sides]
-        collected[rows] = _score_chunk(student, others, tokens.at(rows), seen)
-    if student_hidden.requires_grad:
-        carry_back(student_hidden, collected)
+    for rows in _slices(len(hidden), chunk_rows or rows_per_chunk(vocabulary, hidden.device.type)):
+        others = [side.at(rows) for side in sides]
+        collected[rows] = _score_chunk(student.at(rows), others, tokens.at(rows), seen)
+    if hidden.requires_grad:
+        carry_back(hidden, collected)
     loss_sum, counted, initial_kl = seen.totals.tolist()
     return Scored(
         loss_sum=loss_sum,
@@ -232,13 +219,13 @@ def _as_gradient(own: Float[Tensor, "N V"], logits: Float[Tensor, "N W"]) -> Flo
     return gradient
 
 
-def _score_chunk(student: Side, others: list[Side], tokens: _Tokens, seen: _Pass) -> Tensor:
+def _score_chunk(student: Side, others: list[Reference], tokens: _Tokens, seen: _Pass) -> Tensor:
     """Back-propagate a chunk into the student's head; return the gradient in its hidden states."""
     leaf = student.hidden.detach().requires_grad_()
     logits = student.project(leaf)
     with torch.no_grad():
         own = _comparable(logits.detach(), seen)
-        tables = [_comparable(side.project(side.hidden), seen) for side in others]
+        tables = [_comparable(side.logits(own), seen) for side in others]
         for rows in _slices(len(own), len(seen.buffers.product)):
             _score_block(own[rows], [table[rows] for table in tables], tokens.at(rows), seen)
     carry_back(logits, _as_gradient(own, logits))

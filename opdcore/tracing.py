@@ -25,7 +25,7 @@ from opdcore.files import hash_file
 from opdcore.observation import observe
 from opdcore.passes import Passed, scoring_of
 from opdcore.rollouts import Rollout
-from opdcore.scoring import Side
+from opdcore.sides import Side
 from opdcore.step_report import ScoredStep
 from opdcore.teachers import Panel
 from opdcore.top_tokens import TopCollector, TopTokens, concatenate

@@ -10,6 +10,7 @@ from opdcore.contract.distill import DistillStage
 from opdcore.passes import objective_of
 from opdcore.projection import linear
 from opdcore.scoring import score
+from opdcore.sides import Side
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
@@ -20,10 +21,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     for _ in range(spec["warmup"] + spec["measured"]):
         given["student_hidden"].grad = given["student_head"].grad = None
         scored = score(
-            given["student_hidden"],
-            lambda hidden: linear(hidden, given["student_head"]),
-            given["teacher_hidden"],
-            lambda hidden: linear(hidden, given["teacher_head"]),
+            Side(given["student_hidden"], lambda hidden: linear(hidden, given["student_head"])),
+            Side(given["teacher_hidden"], lambda hidden: linear(hidden, given["teacher_head"])),
             given["sampled_ids"],
             objective=objective_of(stage),
             k=stage.k,

@@ -21,7 +21,7 @@ from opdcore.batches import Batch, response_hidden
 from opdcore.contract.objective import Divergence
 from opdcore.contract.training import Precision
 from opdcore.models import LoadedModel
-from opdcore.scoring import Side
+from opdcore.sides import Side
 
 Mean = Literal["geometric", "mixture"]
 

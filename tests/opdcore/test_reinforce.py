@@ -17,7 +17,7 @@ from opdcore.contract.reinforce import ReinforceStage
 from opdcore.lab import record
 from opdcore.policy_gradient import Policy
 from opdcore.rollouts import Rollout
-from opdcore.scoring import Side
+from opdcore.sides import Side
 from opdcore.verifiers.grading import Grade
 from tests.opdcore.jobs import QUESTIONS, by_kind, events_of, make_job, make_recipe
 

@@ -10,7 +10,8 @@ from opdcore.alignment import COLUMNS
 from opdcore.known_gradient import carry_back
 from opdcore.logits_chunks import rows_per_chunk
 from opdcore.projection import linear
-from opdcore.scoring import Side, score
+from opdcore.scoring import score
+from opdcore.sides import Side
 from tests.opdcore.naive import all_objectives, make_ids, make_logits, make_objective, title
 from tests.opdcore.test_alignment import measure
 from tests.opdcore.test_losses import losses_and_gradient
@@ -54,10 +55,8 @@ def run(pair, **overrides):
         "loss_scale": 1.0,
     }
     return score(
-        pair.body(pair.inputs),
-        pair.head,
-        pair.teacher_hidden,
-        pair.teacher_head,
+        Side(pair.body(pair.inputs), pair.head),
+        Side(pair.teacher_hidden, pair.teacher_head),
         pair.ids,
         **(plain | overrides),
     )
@@ -180,7 +179,7 @@ def test_a_tied_head_gathers_both_gradients():
     plain.load_state_dict(ours.state_dict())
     ids, teacher = make_ids(ROWS, VOCABULARY), make_logits(ROWS, VOCABULARY, seed=3)
     score(
-        ours(ids), lambda hidden: linear(hidden, ours.weight), teacher, torch.clone, ids,
+        Side(ours(ids), lambda hidden: linear(hidden, ours.weight)), Side(teacher, torch.clone), ids,
         objective=make_objective("full"), k=4, vocabulary=VOCABULARY, temperature=1.0,
         loss_scale=1.0, chunk_rows=3,
     )  # fmt: skip

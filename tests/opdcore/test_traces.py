@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from opdcore import prompts, token_maps, traces
 from opdcore.observation import observe
 from opdcore.rendering import Renderer
-from opdcore.scoring import Side
+from opdcore.sides import Side
 from opdcore.top_tokens import MOST, TopCollector
 from opdcore.traces import COLUMNS, RANKS, TOP_IDS, TOP_LOGPROBS
 from tests.opdcore.jobs import by_kind, events_of, make_job, make_recipe

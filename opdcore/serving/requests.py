@@ -1,0 +1,115 @@
+"""What vLLM is asked and what it answers, as JSON: logprobs of given tokens, and responses by token ids.
+
+Token ids go in and come out, so that nothing depends on a text. Prompt logprobs are of the model's own
+distribution, at temperature 1. It knows no connection and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opdcore.contract.errors import EngineFailure
+from opdcore.rollouts.rollout import Rollout
+from opdcore.rollouts.sampling import Sampling
+
+COMPLETIONS = "/v1/completions"
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a server tells of T positions: its k most probable tokens, and the token that was given.
+
+    `ids` and `logprobs` are (T, k + 1), best first, the given token last; it may be among the others too.
+    """
+
+    ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+
+
+def scoring_bodies(
+    model: str, sequences: Sequence[Sequence[int]], *, k: int, tokens: int
+) -> Iterator[tuple[list[int], Body]]:
+    """Requests of at most `tokens` tokens, or one sequence, each with the places of its sequences."""
+    places: list[int] = []
+    total = 0
+    for place, ids in enumerate(sequences):
+        if places and total + len(ids) > tokens:
+            yield places, _scoring_body(model, [sequences[i] for i in places], k)
+            places, total = [], 0
+        places.append(place)
+        total += len(ids)
+    if places:
+        yield places, _scoring_body(model, [sequences[i] for i in places], k)
+
+
+def read_known(choice: Body, ids: Sequence[int], *, start: int, k: int) -> Known:
+    """What one choice of a reply tells of the tokens from `start` on; raises where it tells less."""
+    told = choice.get("prompt_logprobs") or []
+    if len(told) != len(ids):
+        raise _unreadable(f"it scored {len(told)} of {len(ids)} tokens")
+    found = np.empty((len(ids) - start, k + 1), dtype=np.int64)
+    logprobs = np.empty(found.shape, dtype=np.float32)
+    for row, place in enumerate(range(start, len(ids))):
+        entries = told[place] or {}
+        best = sorted(entries.items(), key=lambda item: item[1]["rank"])[:k]
+        own = entries.get(str(ids[place]))
+        if own is None or len(best) < k:
+            raise _unreadable(f"it told {len(best)} of the {k} most probable tokens")
+        found[row] = [*(int(one) for one, _ in best), ids[place]]
+        logprobs[row] = [*(told["logprob"] for _, told in best), own["logprob"]]
+    return Known(found, logprobs)
+
+
+def sampling_body(model: str, prompt: Sequence[int], sampling: Sampling, *, seed: int) -> Body:
+    """One response, drawn as our own sampler draws: no filter but the nucleus."""
+    return {
+        "model": model,
+        "prompt": list(prompt),
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "seed": seed,
+        "logprobs": 0,
+        "return_token_ids": True,
+        "stop_token_ids": sorted(sampling.stop_ids),
+        "ignore_eos": True,
+    }
+
+
+def read_rollout(choice: Body, place: int, sampling: Sampling) -> Rollout:
+    """A response; from a token on that the pair does not share it is cut."""
+    ids = choice.get("token_ids")
+    told = (choice.get("logprobs") or {}).get("token_logprobs")
+    if ids is None or told is None or len(ids) != len(told):
+        raise _unreadable("it gave no token ids with their logprobs")
+    foreign = next((i for i, one in enumerate(ids) if one >= sampling.vocabulary), len(ids))
+    ids, told = ids[:foreign], told[:foreign]
+    stopped = bool(ids) and ids[-1] in sampling.stop_ids
+    return Rollout(place, tuple(ids), tuple(map(float, told)), stopped)
+
+
+def _scoring_body(model: str, sequences: Sequence[Sequence[int]], k: int) -> Body:
+    return {
+        "model": model,
+        "prompt": [list(ids) for ids in sequences],
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "prompt_logprobs": k,
+    }
+
+
+def _unreadable(what: str) -> EngineFailure:
+    return EngineFailure(
+        "serving.unreadable",
+        f"The server's reply cannot be used: {what}.",
+        remedy="Use a vLLM server of version 0.32 or newer.",
+    )
