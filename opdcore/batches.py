@@ -76,6 +76,18 @@ def _cuts(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
     return spans[::-1]
 
 
+def sequences(batch: Batch, *, side: int) -> list[tuple[list[int], int]]:
+    """Each row's prompt and response without padding, and where the response begins."""
+    ids, since, columns = batch.ids[side], batch.since[side], batch.columns[side]
+    width, first, found = ids.shape[1] - since, 0, []
+    for row, length in enumerate(batch.lengths):
+        # The state before the first response token is the prompt's last.
+        start = int(columns[first]) - row * width + since + 1 if length else ids.shape[1]
+        found.append((ids[row, : start + length].tolist(), start))
+        first += length
+    return found
+
+
 def spans(batches: Sequence[Batch]) -> dict[int, slice]:
     """Where each rollout's positions lie in the concatenated columns of the batches."""
     found, start = {}, 0

@@ -20,8 +20,8 @@ from opdcore.evaluation import grade
 from opdcore.observation import observe
 from opdcore.order import seed_of
 from opdcore.rollouts import Rollout, Sampling, sample
-from opdcore.sides import Side
 from opdcore.selection import Measured
+from opdcore.sides import Side
 from opdcore.teachers import Scoring
 from opdcore.workspace import Workspace
 

@@ -10,6 +10,7 @@ from opdcore.contract.calibration import Calibration
 from opdcore.contract.document import Document
 from opdcore.contract.participant import Participant
 from opdcore.contract.recipe import Recipe
+from opdcore.contract.serving import Served
 from opdcore.contract.teacher import Teacher
 
 ResourceRole = Literal["train", "sample", "teacher"]
@@ -83,6 +84,11 @@ class Job(Document):
     recipe: Recipe = Field(description="What is done.")
     resources: dict[ResourceRole, Resource] = Field(
         default_factory=dict, description="Devices, memory and threads by role."
+    )
+    sampler: Served | None = Field(
+        default=None,
+        description="The server that samples the student's responses in training, with its weights "
+        "given to it before each step; null: the job samples them.",
     )
     start: StartCheckpoint | None = Field(default=None, description="Where the student starts.")
     judge: JudgeEndpoint | None = Field(

@@ -33,3 +33,12 @@ class Endpoint(Document):
     tokens_a_request: int = Field(
         default=8192, ge=1, le=1 << 20, description="Tokens that one request has scored at most."
     )
+
+
+class Served(Document):
+    """A model that runs in a server's process and not in the job's."""
+
+    endpoint: Endpoint | None = Field(
+        default=None,
+        description="The server; null: the job starts one of its own and stops it at its end.",
+    )

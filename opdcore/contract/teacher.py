@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from opdcore.contract.document import Document
 from opdcore.contract.participant import Participant
+from opdcore.contract.serving import Served
 
 PROMPT, PRIVILEGED = "{prompt}", "{privileged}"
 
@@ -78,3 +79,9 @@ class Teaching(Document):
 
 class Teacher(Participant, Teaching):
     """One of the pair's teachers."""
+
+    served: Served | None = Field(
+        default=None,
+        description="The server that it is behind; its model's folder then gives tokens and templates. "
+        "null: it is loaded by the job.",
+    )

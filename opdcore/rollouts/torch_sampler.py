@@ -8,32 +8,19 @@ that how rows are batched changes nothing. It knows no recipe and no prompt set.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from opdcore.contract.training import Precision
 from opdcore.models import LoadedModel
 from opdcore.rollouts.draws import draw
 from opdcore.rollouts.rollout import Rollout
+from opdcore.rollouts.sampling import Sampling
 
 # Keys and values of one batch of rows; more rows are sampled in further batches.
 CACHE_BYTES = 4 * 2**30
 # Positions for which numbers are drawn at once.
 DRAWN_AHEAD = 128
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How responses are drawn; ids at or above `vocabulary` are never drawn."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    vocabulary: int
-    stop_ids: frozenset[int]
-    precision: Precision = "float32"
 
 
 @torch.inference_mode()

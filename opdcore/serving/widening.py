@@ -66,7 +66,7 @@ def widen_folder(source: Path, target: Path) -> Path:
     for file in source.iterdir():
         if file.suffix in {".json", ".jinja", ".txt"} and "safetensors" not in file.name:
             shutil.copy(file, target / file.name)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for file in sorted(source.glob("*.safetensors")):
         tensors |= load_file(file)
     write(tensors, config, target / WEIGHTS)

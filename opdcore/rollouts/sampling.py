@@ -1,0 +1,32 @@
+"""How responses are drawn, whoever draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from opdcore.contract.training import Precision
+from opdcore.rollouts.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn; ids at or above `vocabulary` are never drawn."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    vocabulary: int
+    stop_ids: frozenset[int]
+    precision: Precision = "float32"
+
+
+class Responder(Protocol):
+    """A model that draws its own responses, such as one behind a server."""
+
+    def respond(
+        self, prompts: Sequence[Sequence[int]], *, sampling: Sampling, seed: int
+    ) -> list[Rollout]:
+        """One rollout of each prompt's ids, in the prompts' order."""
+        ...

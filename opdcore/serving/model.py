@@ -1,0 +1,106 @@
+"""A model behind a server: scores what it is given, answers prompts, and can be given new weights.
+
+Its folder, which may hold no weights, says how prompts are rendered and what its tokens mean. It knows no
+objective and no training step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from opdcore.batches import Batch, sequences
+from opdcore.contract.errors import EngineFailure
+from opdcore.inspection import ModelCard
+from opdcore.order import seed_of
+from opdcore.rendering import Renderer
+from opdcore.rollouts import Rollout, Sampling
+from opdcore.serving import requests
+from opdcore.serving.connection import Connection
+from opdcore.serving.requests import COMPLETIONS, Known
+from opdcore.sides import KnownSide
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that is asked over a connection; `device` is where its answers are put."""
+
+    connection: Connection
+    renderer: Renderer
+    card: ModelCard
+    folder: Path
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Its name at the server."""
+        return self.connection.endpoint.model
+
+    def known(self, given: Sequence[tuple[Sequence[int], int]], *, k: int) -> list[Known]:
+        """What it tells of each sequence from a position on: its k most probable tokens, and the one given."""
+        tokens = self.connection.endpoint.tokens_a_request
+        asked = list(
+            requests.scoring_bodies(self.name, [ids for ids, _ in given], k=k, tokens=tokens)
+        )
+        replies = self.connection.post_all(COMPLETIONS, [body for _, body in asked])
+        found: dict[int, Known] = {}
+        for (places, _), reply in zip(asked, replies, strict=True):
+            choices = sorted(reply["choices"], key=lambda one: one["index"])
+            for place, choice in zip(places, choices, strict=True):
+                ids, start = given[place]
+                found[place] = requests.read_known(choice, ids, start=start, k=k)
+        return [found[place] for place in range(len(given))]
+
+    def side(self, batch: Batch, *, side: int, k: int) -> KnownSide:
+        """What it tells of a batch's positions."""
+        known = self.known(sequences(batch, side=side), k=k)
+        return KnownSide(
+            torch.cat([torch.from_numpy(one.ids) for one in known]).to(self.device),
+            torch.cat([torch.from_numpy(one.logprobs) for one in known]).to(self.device),
+        )
+
+    def respond(
+        self, prompts: Sequence[Sequence[int]], *, sampling: Sampling, seed: int
+    ) -> list[Rollout]:
+        """One rollout of each prompt; each is drawn by a seed of its own, so their order changes nothing."""
+        bodies = [
+            requests.sampling_body(self.name, ids, sampling, seed=seed_of(seed, row) >> 32)
+            for row, ids in enumerate(prompts)
+        ]
+        replies = self.connection.post_all(COMPLETIONS, bodies)
+        return [
+            requests.read_rollout(reply["choices"][0], row, sampling)
+            for row, reply in enumerate(replies)
+        ]
+
+    def version(self) -> str:
+        """What its weights were called when they were last given to it."""
+        return str(self.connection.get("/weight_info").get("weight_version"))
+
+    def give(self, folder: Path, *, version: str) -> None:
+        """Has the server read its weights anew from a folder, and calls them by a version.
+
+        Raises EngineFailure where the server's weights did not change by it.
+        """
+        before = self._checksums()
+        self.connection.post(
+            "/collective_rpc",
+            {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}},
+        )
+        self.connection.post("/reset_prefix_cache", {})
+        if self._checksums() == before and self.version() != version:
+            raise EngineFailure(
+                "serving.weights_not_taken",
+                f"The server's weights are the same after they were read from {folder}.",
+                remedy="See the server's log; it must be of version 0.32 or newer and started with "
+                "VLLM_SERVER_DEV_MODE=1.",
+            )
+        self.connection.post("/update_weight_version", {"new_version": version})
+
+    def _checksums(self) -> dict[str, str]:
+        told = self.connection.post("/weight_checker", {"action": "checksum"})
+        checksums: dict[str, str] = told["checksums"]
+        return checksums

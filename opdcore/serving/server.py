@@ -1,0 +1,194 @@
+"""A vLLM server as a process of the job: started on a free port of this machine, watched, and stopped.
+
+It ends with the job, whatever happens to the job, and sees none of its secrets. What it says is in a log
+file of the run's folder. It knows no request.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from opdcore.contract.errors import EngineFailure
+from opdcore.contract.serving import Endpoint
+
+# Where the environment with vLLM is looked for, in this order; `make vllm` makes the second.
+VARIABLE = "STILLROOM_VLLM_PYTHON"
+BESIDE = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "python"
+MODEL = "model"
+# Compiling kernels for a large model takes minutes.
+LONGEST_START_SECONDS = 900.0
+STOP_SECONDS = 10.0
+_TAIL_BYTES = 4000
+_SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a server is to do: a folder, how long its texts may be, and how many logprobs it may tell."""
+
+    folder: Path
+    longest: int
+    most_logprobs: int = 20
+    devices: tuple[str, ...] = ()
+    takes_weights: bool = False
+
+    def arguments(self, port: int) -> list[str]:
+        """The command line, after the program's name."""
+        told = {
+            "--model": str(self.folder),
+            "--served-model-name": MODEL,
+            "--host": "127.0.0.1",
+            "--port": str(port),
+            "--max-model-len": str(self.longest),
+            "--max-logprobs": str(self.most_logprobs),
+            # The folder's own sampling defaults would change what is drawn.
+            "--generation-config": "vllm",
+            # Of the distribution that tokens are drawn from.
+            "--logprobs-mode": "processed_logprobs",
+        }
+        given = [part for pair in told.items() for part in pair]
+        return [*given, *(() if self.on_gpu else ("--dtype", "float32", "--enforce-eager"))]
+
+    @property
+    def on_gpu(self) -> bool:
+        return any(name.startswith("cuda") for name in self.devices)
+
+    def environment(self, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The job's, without its secrets, with the server's devices and thread."""
+        kept = {name: value for name, value in inherited.items() if not _is_secret(name)}
+        told = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        if self.takes_weights:
+            told["VLLM_SERVER_DEV_MODE"] = "1"
+        if self.on_gpu:
+            told["CUDA_VISIBLE_DEVICES"] = ",".join(n.partition(":")[2] for n in self.devices)
+        else:
+            told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        return kept | told
+
+
+@dataclass
+class Server:
+    """One process; a context manager. `restart` starts it anew at the same port."""
+
+    serving: Serving
+    log: Path
+    port: int = field(default_factory=_free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it answers."""
+        return Endpoint(base_url=f"http://127.0.0.1:{self.port}", model=MODEL)
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the process; it is not ready yet."""
+        python = environment_of_vllm()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        # The leash has the kernel kill the server should the job be killed.
+        leash = [str(Path(__file__).resolve().parents[1] / "leash.py"), str(os.getpid())]
+        program = [str(self.log.parent), "vllm.entrypoints.openai.api_server"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [python, *leash, *program, *self.serving.arguments(self.port)],
+                env=self.serving.environment(), cwd=self.log.parent, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def readying(self) -> Iterator[float]:
+        """Yields seconds passed until it answers; raises EngineFailure where it ends or takes too long."""
+        since = time.monotonic()
+        while not self._answers():
+            passed = time.monotonic() - since
+            if not self.is_alive or passed > LONGEST_START_SECONDS:
+                raise self._failure(
+                    "ended" if not self.is_alive else f"took over {passed:.0f} seconds"
+                )
+            yield passed
+            time.sleep(0.5)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def revive(self) -> bool:
+        """Starts it anew where it has ended; whether it had."""
+        if self.is_alive:
+            return False
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """Ends the process and those that it has started."""
+        if self.process is None:
+            return
+        for signal in (15, 9):
+            try:
+                os.killpg(self.process.pid, signal)
+            except ProcessLookupError:
+                break
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+        self.process.wait()
+        self.process = None
+
+    def _answers(self) -> bool:
+        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            asked.request("GET", "/health")
+            return asked.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            asked.close()
+
+    def _failure(self, what: str) -> EngineFailure:
+        said = self.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
+        lines = [line for line in said.splitlines() if "Error" in line or "error" in line]
+        told = lines[-1].strip()[-400:] if lines else "see its log"
+        return EngineFailure(
+            "serving.not_started",
+            f"The vLLM server of {self.serving.folder.name} {what} before it answered: {told}.",
+            remedy=f"Read {self.log.name} in the run's folder; a model that vLLM cannot serve is loaded "
+            "by the job where no server is asked for.",
+        )
+
+
+def environment_of_vllm() -> str:
+    """The Python that has vLLM; raises EngineFailure where there is none."""
+    named = os.environ.get(VARIABLE)
+    candidates: Sequence[str] = [named] if named else [str(BESIDE)]
+    for python in candidates:
+        if Path(python).exists():
+            return python
+    raise EngineFailure(
+        "serving.no_vllm",
+        f"There is no environment with vLLM: {candidates[0]} does not exist.",
+        remedy=f"Run `make vllm` on this host, or name its Python in {VARIABLE}.",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.upper() for word in _SECRETS)
