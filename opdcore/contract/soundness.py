@@ -113,27 +113,18 @@ def served_refusal(
     high_entropy_forward_weight: float,
 ) -> str | None:
     """Why an objective cannot be trained on a teacher behind a server, which tells its own top k alone."""
-    if form == "full":
-        return (
-            "form: full needs the teacher's whole distribution; choose top_k with support teacher"
-        )
-    if form == "top_k" and support not in {"teacher", "intersection"}:
-        return (
-            f"support: {support} needs the teacher's logprobs of tokens that it does not tell; choose "
-            "teacher or intersection, or form sampled"
-        )
-    if temperature != 1:
-        return (
-            f"temperature: {temperature:g} would need the teacher's whole distribution, since a server "
-            "tells logprobs at 1; set it to 1"
-        )
-    if extrapolation != 1:
-        return "extrapolation: moving the teacher on needs all of its distribution; set it to 1"
-    if token_selection in {"divergence", "either"}:
-        return (
-            f"token_selection: {token_selection} needs the whole divergence at each token; choose all or "
-            "entropy"
-        )
-    if high_entropy_forward_weight:
-        return "high_entropy_forward_weight: the teacher's entropy is not told by a server; set it to 0"
-    return None
+    whole = "needs the teacher's whole distribution, of which a server tells its top k"
+    reasons = {
+        f"form: full {whole}; choose top_k with support teacher": form == "full",
+        f"support: {support} needs the teacher's logprobs of tokens that it does not tell; choose teacher "
+        "or intersection, or form sampled": form == "top_k"
+        and support not in {"teacher", "intersection"},
+        f"temperature: {temperature:g} {whole}, at 1; set it to 1": temperature != 1,
+        f"extrapolation: moving the teacher on {whole}; set it to 1": extrapolation != 1,
+        f"token_selection: {token_selection} {whole}; choose all or entropy": token_selection
+        in {"divergence", "either"},
+        f"high_entropy_forward_weight: the teacher's entropy {whole}; set it to 0": bool(
+            high_entropy_forward_weight
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

@@ -7,6 +7,7 @@ file of the run's folder. It knows no request.
 from __future__ import annotations
 
 import http.client
+import http.client
 import os
 import socket
 import subprocess
@@ -71,6 +72,12 @@ class Serving:
         else:
             told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         return kept | told
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 @dataclass
@@ -182,12 +189,6 @@ def environment_of_vllm() -> str:
         f"There is no environment with vLLM: {candidates[0]} does not exist.",
         remedy=f"Run `make vllm` on this host, or name its Python in {VARIABLE}.",
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _is_secret(name: str) -> bool:
