@@ -25,6 +25,7 @@ from opdcore.rendering import Renderer
 from opdcore.response_cache import ResponseCache
 from opdcore.rollouts import Rollout, Sampling, sample
 from opdcore.rollouts.rollout import repeats
+from opdcore.serving.model import ServedModel
 from opdcore.workspace import Workspace
 
 FOLDER = "responses"
@@ -115,13 +116,14 @@ class _Author:
         self,
         stage: ColdStartStage,
         work: Workspace,
-        model: LoadedModel | None,
+        model: LoadedModel | ServedModel | None,
         prompt_ids: Mapping[int, Sequence[int]],
     ) -> None:
         self.stage, self.work, self.model, self._prompt_ids = stage, work, model, prompt_ids
         if model is not None:
             kept = work.job.response_cache
-            folder = Path(kept) if kept else None
+            # What is behind a server may change without a word.
+            folder = Path(kept) if kept and isinstance(model, LoadedModel) else None
             self.cache = ResponseCache(folder, model.folder, model.device)
 
     @property

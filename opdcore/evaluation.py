@@ -25,7 +25,7 @@ from opdcore.files import write_bytes
 from opdcore.inspection import ModelCard
 from opdcore.models import LoadedModel
 from opdcore.rendering import Renderer
-from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts import Responder, Rollout, Sampling, sample
 from opdcore.verifiers.grading import Attempt, Grade, Verifier
 
 FOLDER = "evaluations"
@@ -54,7 +54,7 @@ class Answerer(Protocol):
     """Whoever answers held-out prompts: the student, or the teacher of a prompt."""
 
     @property
-    def model(self) -> LoadedModel: ...
+    def model(self) -> LoadedModel | Responder: ...
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]: ...
 
 
@@ -177,7 +177,11 @@ class Evaluator:
         return [pair for place in sorted(found) for pair in found[place]]
 
     def _answer(
-        self, model: LoadedModel, role: ModelRole, prompts: Sequence[tuple[int, ...]], start: int
+        self,
+        model: LoadedModel | Responder,
+        role: ModelRole,
+        prompts: Sequence[tuple[int, ...]],
+        start: int,
     ) -> list[Rollout]:
         ids = [one for one in prompts for _ in range(self.evaluation.samples_per_prompt)]
         # One seed for every evaluation: the same draws before and after narrow their difference.

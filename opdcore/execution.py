@@ -121,7 +121,8 @@ def _execute(
         from_here = resume if resume and resume.stage_index == index else None
         started = time.perf_counter()
         yield numbering.event(Line(_stage_started(stage, from_here)))
-        for line in _run_stage(stage, work, index, from_here):
+        lines = _run_stage(stage, work, index, from_here)
+        for line in work.servers.telling(lines, Line):
             yield numbering.event(line)
         yield numbering.event(Line(StageFinished(seconds=time.perf_counter() - started)))
 

@@ -50,7 +50,7 @@ def objective_of(stage: DistillStage) -> Objective:
 
 def scoring_of(stage: DistillStage, work: Workspace) -> Scoring:
     """How the stage puts a prompt's teachers together."""
-    return Scoring(work.vocabulary, stage.temperature, stage.divergence, stage.precision)
+    return Scoring(work.vocabulary, stage.temperature, stage.divergence, stage.precision, k=stage.k)
 
 
 def back_propagate(

@@ -14,14 +14,21 @@ from typing import NamedTuple
 
 import torch
 
-from opdcore import checkpoints, demonstrations, prompt_ids, teachers, token_maps, verifiers
+from opdcore import (
+    checkpoints,
+    demonstrations,
+    prompt_ids,
+    refusals,
+    teachers,
+    token_maps,
+    verifiers,
+)
 from opdcore import prompts as prompt_sets
 from opdcore import writer as writers
 from opdcore.batches import Batch
 from opdcore.contract import needs
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.distill import DistillStage
-from opdcore.contract.document import experimental_uses
 from opdcore.contract.errors import BadInput, Cancelled
 from opdcore.contract.events import Payload, Progress
 from opdcore.contract.job import Job, PromptFile
@@ -32,12 +39,17 @@ from opdcore.contract.reinforce import ReinforceStage
 from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.demonstrations import Demonstrations
 from opdcore.device import named
-from opdcore.evaluation import Evaluator, check_context
+from opdcore.evaluation import Evaluator, Reader, check_context
 from opdcore.models import LoadedModel, adapters, load
 from opdcore.models.network import Network
 from opdcore.pool import Pool
 from opdcore.prompt_ids import PromptIds
 from opdcore.rollouts import Rollout
+from opdcore.serving.model import ServedModel
+from opdcore.serving.needs import longest_text
+from opdcore.serving.sampler import ServedSampler
+from opdcore.serving.server import Serving
+from opdcore.serving.servers import Servers
 from opdcore.teachers import Panel, Teachers
 from opdcore.verifiers.grading import Verifier
 from opdcore.writer import Writer
@@ -73,6 +85,8 @@ class Workspace:
     demonstrations: Demonstrations
     writer: Writer | None
     vocabulary: int
+    servers: Servers
+    sampler: ServedSampler | None
     verifier: Verifier | None
     evaluator: Evaluator | None
     stop: Stop
@@ -82,7 +96,7 @@ class Workspace:
         """The teacher, where there is one alone."""
         return self.teachers.only
 
-    def side(self, number: int) -> LoadedModel:
+    def side(self, number: int) -> LoadedModel | ServedModel:
         """The student as side 0, then the teachers."""
         return self.teachers.members[number - 1].model if number else self.student
 
@@ -118,10 +132,7 @@ def prepare(
     job: Job, run_dir: Path, *, stop: Stop, stack: ExitStack, resumed: bool
 ) -> Iterator[Payload | Workspace]:
     """Yields progress and, last, the workspace; `stack` closes what it opened."""
-    _refuse_unheeded(job)
-    _refuse_following(job)
-    _refuse_experiments(job)
-    _refuse_without_verifier(job)
+    refusals.refuse(job)
     device = pick_device(job)
     pool = Pool(
         train=_read(job.prompt_sets.train, "train"),
@@ -136,7 +147,8 @@ def prepare(
     if job.start is not None:
         checkpoints.start_from(job.start, student.model)
     yield Progress(what="loading the teacher", done=1, total=total, unit="models")
-    taught = teachers.load(job, student, device=device)
+    servers = Servers(run_dir, stack=stack, stop=stop)
+    taught = yield from teachers.load(job, student, servers, device=device)
     _refuse_untaught(taught, pool, held_out if job.recipe.evaluation.teacher else ())
     yield Progress(what="loading models", done=total, total=total, unit="models")
     vocabulary = _shared_vocabulary(job, student, taught)
@@ -144,6 +156,7 @@ def prepare(
     demonstrated = _demonstrations(job, pool, student)
     writer = writers.prepare(job, pool)
     initial = _initial_student(job, device)
+    sampler = yield from _sampler(job, student, servers)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation, judge=job.judge))
     evaluator = None
     gradable = verifier is not None or job.recipe.goal.target_metric != "accuracy"
@@ -170,6 +183,8 @@ def prepare(
         demonstrations=demonstrated,
         writer=writer,
         vocabulary=vocabulary,
+        servers=servers,
+        sampler=sampler,
         verifier=verifier,
         evaluator=evaluator,
         stop=stop,
@@ -180,84 +195,10 @@ def _read(file: PromptFile | None, role: str) -> tuple[Prompt, ...]:
     return prompt_sets.read(file, field=f"prompt_sets.{role}") if file is not None else ()
 
 
-def _refuse_unheeded(job: Job) -> None:
-    """What the job may ask for and this version does not do is refused, never passed over."""
-    diagnosing = any(isinstance(stage, DiagnoseStage) for stage in job.recipe.stages)
-    if diagnosing and len(job.teachers) > 1:
-        raise BadInput(
-            "diagnose.several_teachers",
-            f"{len(job.teachers)} teachers were given; a diagnosis is of a student and one teacher.",
-            remedy="Diagnose the student with each of them by itself.",
-            field="teachers",
-        )
-    given = [role for role in needs.PROMPT_ROLES if getattr(job.prompt_sets, role) is not None]
-    given += [needs.WRITER] if job.writer is not None else []
-    for fault in needs.faults(job.recipe, given):
-        field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
-        raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)
-    devices = sorted({name for one in job.resources.values() for name in one.devices})
-    if len(devices) > 1:
-        raise BadInput(
-            "resources.several",
-            f"{', '.join(devices)} were given; this version runs both models on one device.",
-            remedy="Name one device.",
-            field="resources",
-        )
-
-
-def _refuse_following(job: Job) -> None:
-    """What a teacher that follows its student cannot be combined with."""
-    averaged = [i for i, one in enumerate(job.teachers) if one.follows == "average"]
-    private = [i for i, one in enumerate(job.teachers) if one.privileged is not None]
-    for index, stage in enumerate(job.recipe.stages):
-        if averaged and isinstance(stage, DistillStage) and stage.tuning == "lora":
-            raise BadInput(
-                "teachers.average_of_adapters",
-                f"Stage {index + 1} trains adapters, which have no average among the teacher's weights.",
-                remedy="Set tuning to full, or follows to student or frozen.",
-                field=f"teachers.{averaged[0]}.follows",
-            )
-        shown = isinstance(stage, SelectPromptsStage) and stage.strategy == "teacher_template"
-        if private and shown:
-            raise BadInput(
-                "recipe.privileged_template",
-                "The strategy teacher_template would show the student what its teacher alone reads.",
-                remedy="Choose another strategy, or a teacher without privileged text.",
-                field=f"recipe.stages.{index}.strategy",
-            )
-
-
 def _refuse_untaught(taught: Teachers, pool: Pool, held_out: Sequence[Prompt]) -> None:
     for role in ("train", *needs.PROMPT_ROLES):
         taught.refuse_unusable(getattr(pool, role), field=f"prompt_sets.{role}")
     taught.refuse_unusable(held_out, field="prompt_sets.held_out")
-
-
-def _refuse_experiments(job: Job) -> None:
-    """What is offered in the laboratory only is refused everywhere else."""
-    for index, stage in enumerate(job.recipe.stages):
-        used = experimental_uses(stage)
-        if used and job.lab_version is None:
-            raise BadInput(
-                "recipe.experimental",
-                f"{used[0]} is {getattr(stage, used[0])}, which is an experiment.",
-                remedy="Run it on the laboratory's pair, or leave it at its default.",
-                field=f"recipe.stages.{index}.{used[0]}",
-            )
-
-
-def _refuse_without_verifier(job: Job) -> None:
-    """What learns from a verifier's verdicts alone has nothing to learn from without one."""
-    stages = enumerate(job.recipe.stages)
-    learning = [index for index, stage in stages if isinstance(stage, ReinforceStage)]
-    if learning and job.recipe.evaluation.verifier == "none":
-        raise BadInput(
-            "recipe.no_verifier",
-            f"Stage {learning[0] + 1} reinforces what a verifier finds right, and the recipe's "
-            "verifier is none.",
-            remedy="Choose a verifier that fits the prompts' answers, such as numeric or math.",
-            field="recipe.evaluation.verifier",
-        )
 
 
 def _refuse_ungradable(job: Job, train: tuple[Prompt, ...]) -> None:
@@ -374,7 +315,7 @@ def _render(
 
 
 def _check_lengths(
-    pool: Pool, lengths: Mapping[int, int], stage: ReadingStage, model: LoadedModel
+    pool: Pool, lengths: Mapping[int, int], stage: ReadingStage, model: Reader
 ) -> None:
     """Names the first prompt that a side cannot use, by its own set and row."""
     places = {pool.place(row): length for row, length in sorted(lengths.items())}
@@ -411,6 +352,21 @@ def _demonstrated_by(stage: Stage) -> str | None:
     return "gold_sft_weight" if asks else None
 
 
+def _sampler(
+    job: Job, student: LoadedModel, servers: Servers
+) -> Generator[Progress, None, ServedSampler | None]:
+    """The server that samples in training; None where this process does."""
+    if job.sampler is None or not any(job.recipe.steps_by_stage):
+        return None
+    serving = Serving(
+        student.folder,
+        longest=longest_text(job.recipe, student.card),
+        devices=tuple(job.resources["sample"].devices) if "sample" in job.resources else (),
+        takes_weights=True,
+    )
+    return (yield from servers.sampler(job.sampler, serving, student))
+
+
 def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
     """The student once more, as it is before any step; None where no stage compares with it."""
     writing = [s for s in job.recipe.stages if isinstance(s, DistillStage | ReinforceStage)]
@@ -434,7 +390,7 @@ def _check_held_out(job: Job, evaluator: Evaluator, taught: Teachers, student: L
         _check_answers(job, lengths, member.model, "teacher")
 
 
-def _check_answers(job: Job, lengths: Mapping[int, int], side: LoadedModel, field: str) -> None:
+def _check_answers(job: Job, lengths: Mapping[int, int], side: Reader, field: str) -> None:
     training = [s for s in job.recipe.stages if isinstance(s, TrainingStage)]
     knobs = [stage.max_prompt_tokens for stage in training]
     check_context(

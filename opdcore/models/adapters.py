@@ -63,6 +63,24 @@ def merge(network: Network) -> None:
     network.module.requires_grad_(requires_grad=True)
 
 
+def plain_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Every weight by its name in the checkpoint, adapters' shares included; tied ones once."""
+    if not hasattr(module, "peft_config"):
+        return dict(module.named_parameters())
+    adapted = dict(_adapted(module))
+    found = {
+        name: value
+        for name, value in module.named_parameters()
+        if not any(name.startswith(f"{one}.") for one in adapted)
+    }
+    with torch.no_grad():
+        for name, part in adapted.items():
+            found[f"{name}.weight"] = effective_weight(part)
+            if part.get_base_layer().bias is not None:
+                found[f"{name}.bias"] = part.get_base_layer().bias
+    return found
+
+
 def effective_weight(linear: nn.Module) -> Tensor:
     """The weight that a linear map computes with, its adapter's share included."""
     if isinstance(linear, nn.Linear):

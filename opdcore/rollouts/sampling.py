@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from opdcore.contract.training import Precision
+from opdcore.inspection import ModelCard
+from opdcore.rendering import Renderer
 from opdcore.rollouts.rollout import Rollout
 
 
@@ -24,6 +26,11 @@ class Sampling:
 
 class Responder(Protocol):
     """A model that draws its own responses, such as one behind a server."""
+
+    @property
+    def renderer(self) -> Renderer: ...
+    @property
+    def card(self) -> ModelCard: ...
 
     def respond(
         self, prompts: Sequence[Sequence[int]], *, sampling: Sampling, seed: int

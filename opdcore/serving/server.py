@@ -7,7 +7,6 @@ file of the run's folder. It knows no request.
 from __future__ import annotations
 
 import http.client
-import http.client
 import os
 import socket
 import subprocess

@@ -39,9 +39,9 @@ def head_width(config: Mapping[str, Any]) -> int:
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
-def widened(name: str, tensor: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """One tensor of the wider model."""
-    wide, f = head_width(config), factor(config)
+def widened(name: str, tensor: Tensor, config: Mapping[str, Any], f: int) -> Tensor:
+    """One tensor of the model whose heads are `f` times as wide."""
+    wide = head_width(config)
     layer = name.split(".")[-2] if "." in name else ""
     normed = config["model_type"] == "qwen3"
     if f == 1:
@@ -69,16 +69,16 @@ def widen_folder(source: Path, target: Path) -> Path:
     tensors: dict[str, Tensor] = {}
     for file in sorted(source.glob("*.safetensors")):
         tensors |= load_file(file)
-    write(tensors, config, target / WEIGHTS)
+    write(tensors, config, target / WEIGHTS, f=factor(config))
     wide = config | {"head_dim": head_width(config) * factor(config)}
     (target / CONFIG).write_text(json.dumps(wide, indent=1), encoding="utf-8")
     return target
 
 
-def write(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> None:
+def write(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path, *, f: int) -> None:
     """The weights as the server reads them, whole or not at all."""
     wide = {
-        name: widened(name, tensor.detach(), config).contiguous()
+        name: widened(name, tensor.detach(), config, f).contiguous()
         for name, tensor in tensors.items()
     }
     aside = file.with_suffix(".part")

@@ -14,17 +14,23 @@ from opdcore.workspace import Workspace
 def write(
     knobs: SamplingKnobs, work: Workspace, rows: Sequence[int], *, longest: int, seed: int
 ) -> list[Rollout]:
-    """One rollout of each row, of at most `longest` tokens that the pair shares."""
-    return sample(
-        work.student,
-        [work.prompt_ids[row][0] for row in rows],
-        sampling=Sampling(
-            max_tokens=longest,
-            temperature=knobs.temperature,
-            top_p=knobs.sampling_top_p,
-            vocabulary=work.vocabulary,
-            stop_ids=frozenset(work.student.renderer.stop_ids),
-            precision=knobs.sampling_precision,
-        ),
-        generator=torch.Generator().manual_seed(seed),
+    """One rollout of each row, of at most `longest` tokens that the pair shares.
+
+    `seed` differs from step to step, and so names the weights that a server is given.
+    """
+    prompts = [work.prompt_ids[row][0] for row in rows]
+    sampling = Sampling(
+        max_tokens=longest,
+        temperature=knobs.temperature,
+        top_p=knobs.sampling_top_p,
+        vocabulary=work.vocabulary,
+        stop_ids=frozenset(work.student.renderer.stop_ids),
+        precision=knobs.sampling_precision,
     )
+    if work.sampler is not None:
+        version = f"{work.job.run_id}-{work.job.attempt}-{seed}"
+        return work.sampler.sample(
+            work.student, prompts, sampling=sampling, seed=seed, version=version
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return sample(work.student, prompts, sampling=sampling, generator=generator)

@@ -14,7 +14,7 @@ from torch import nn
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
 from opdcore.models import LoadedModel
-from opdcore.teachers.roster import Member, Teachers
+from opdcore.teachers.roster import Teachers
 
 
 def averages(teachers: Teachers) -> dict[str, nn.Module]:
@@ -22,7 +22,7 @@ def averages(teachers: Teachers) -> dict[str, nn.Module]:
     return {
         f"teacher-{index}": one.model.model
         for index, one in enumerate(teachers.members)
-        if one.said.follows == "average"
+        if one.said.follows == "average" and isinstance(one.model, LoadedModel)
     }
 
 
@@ -38,12 +38,9 @@ def enter(teachers: Teachers, student: LoadedModel, resume: Saved | None) -> Non
 def follow(teachers: Teachers, student: LoadedModel) -> None:
     """Moves every average after the student's update."""
     weights = dict(student.model.named_parameters())
-    for member in _following(teachers):
-        _move(member.model.model, weights, decay=member.said.average_decay)
-
-
-def _following(teachers: Teachers) -> list[Member]:
-    return [one for one in teachers.members if one.said.follows == "average"]
+    for name, network in averages(teachers).items():
+        said = teachers.members[int(name.partition("-")[2])].said
+        _move(network, weights, decay=said.average_decay)
 
 
 @torch.no_grad()

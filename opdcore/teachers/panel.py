@@ -21,19 +21,24 @@ from opdcore.batches import Batch, response_hidden
 from opdcore.contract.objective import Divergence
 from opdcore.contract.training import Precision
 from opdcore.models import LoadedModel
-from opdcore.sides import Side
+from opdcore.serving.model import ServedModel
+from opdcore.sides import Reference, Side
 
 Mean = Literal["geometric", "mixture"]
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a panel's members are put together: at which temperature, and by which mean."""
+    """How a panel is asked: at which temperature, put together by which mean, and how many tokens told.
+
+    `k` matters to a teacher behind a server alone.
+    """
 
     vocabulary: int
     temperature: float = 1.0
     divergence: Divergence = "reverse"
     precision: Precision = "float32"
+    k: int = 1
 
     @property
     def mean(self) -> Mean:
@@ -44,24 +49,32 @@ class Scoring:
 class Panel:
     """`shares` add up to 1; in a batch the members' sides follow the student's."""
 
-    models: tuple[LoadedModel, ...]
+    models: tuple[LoadedModel | ServedModel, ...]
     shares: tuple[float, ...]
 
-    def side(self, batch: Batch, scoring: Scoring) -> Side:
+    def side(self, batch: Batch, scoring: Scoring) -> Reference:
         """What the members say at the batch's positions, as one model would."""
+        first, *others = self.models
+        if isinstance(first, ServedModel) and not others:
+            return first.side(batch, side=1, k=scoring.k)
+        loaded = [model for model in self.models if isinstance(model, LoadedModel)]
+        assert len(loaded) == len(self.models), "A server's teacher scores its prompts alone."
         hidden = [
             response_hidden(model, batch, side=place, precision=scoring.precision)
-            for place, model in enumerate(self.models, start=1)
+            for place, model in enumerate(loaded, start=1)
         ]
         if len(hidden) == 1:
-            return Side(hidden[0], self.models[0].project)
+            return Side(hidden[0], loaded[0].project)
         return Side(
-            torch.cat(hidden, dim=-1), self._projection([h.shape[-1] for h in hidden], scoring)
+            torch.cat(hidden, dim=-1),
+            self._projection(loaded, [h.shape[-1] for h in hidden], scoring),
         )
 
-    def _projection(self, widths: Sequence[int], scoring: Scoring) -> Callable[[Tensor], Tensor]:
+    def _projection(
+        self, models: Sequence[LoadedModel], widths: Sequence[int], scoring: Scoring
+    ) -> Callable[[Tensor], Tensor]:
         def project(hidden: Tensor) -> Tensor:
-            parts = zip(self.models, hidden.split(list(widths), dim=-1), strict=True)
+            parts = zip(models, hidden.split(list(widths), dim=-1), strict=True)
             tables = [
                 model.project(part)[..., : scoring.vocabulary].float() for model, part in parts
             ]

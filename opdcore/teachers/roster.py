@@ -6,7 +6,7 @@ objective and no training step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,23 +14,31 @@ import torch
 from opdcore import models
 from opdcore.batches import Batch, cut
 from opdcore.contract.errors import BadInput
+from opdcore.contract.events import Progress
 from opdcore.contract.job import Job
 from opdcore.contract.prompt import Prompt
+from opdcore.contract.serving import Served
 from opdcore.contract.teacher import Teacher
+from opdcore.inspection import inspect
 from opdcore.models import LoadedModel
+from opdcore.models.loading import resolve
 from opdcore.pool import Pool
 from opdcore.privileged import read_with
 from opdcore.prompt_ids import PromptIds
 from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout
+from opdcore.serving.model import ServedModel
+from opdcore.serving.needs import longest_text, most_logprobs
+from opdcore.serving.server import Serving
+from opdcore.serving.servers import Servers
 from opdcore.teachers.panel import Panel
 
 
 @dataclass(frozen=True)
 class Member:
-    """A teacher and what the job says of it; `model` may be the student's own network."""
+    """A teacher and what the job says of it; `model` may be the student's own network, or behind a server."""
 
-    model: LoadedModel
+    model: LoadedModel | ServedModel
     said: Teacher
 
     def reads(self, prompt: Prompt) -> Prompt:
@@ -55,8 +63,9 @@ class Teachers:
 
     @property
     def only(self) -> LoadedModel:
-        """The model of the one teacher that a caller was promised."""
+        """The model of the one loaded teacher that a caller was promised."""
         (member,) = self.members
+        assert isinstance(member.model, LoadedModel)
         return member.model
 
     def of(self, prompt: Prompt) -> tuple[int, ...]:
@@ -118,6 +127,15 @@ class Teachers:
             place, scoring = f"{field}, row {row + 1}", self.of(prompt)
             if not scoring:
                 raise self._unscored(prompt, place)
+            served = [index for index in scoring if self.members[index].said.served]
+            if served and len(scoring) > 1:
+                raise BadInput(
+                    "teachers.served_together",
+                    "Several teachers score the prompt, and one behind a server tells its top k alone, so "
+                    "that it cannot be put together with another.",
+                    remedy="Give the teachers tags that no prompt shares, or load them all by the job.",
+                    field=f"teachers.{served[0]}.served, {place}",
+                )
             for index in scoring:
                 try:
                     self.members[index].reads(prompt)
@@ -138,19 +156,27 @@ class Teachers:
         )
 
 
-def load(job: Job, student: LoadedModel, *, device: torch.device) -> Teachers:
-    """Loads every teacher; raises BadInput where one that follows the student is another model."""
+def load(
+    job: Job, student: LoadedModel, servers: Servers, *, device: torch.device
+) -> Generator[Progress, None, Teachers]:
+    """Loads every teacher, or opens the server that it is behind; tells how far it is.
+
+    Raises BadInput where one that follows the student is another model.
+    """
     members = []
     for index, said in enumerate(job.teachers):
         field = f"teachers.{index}"
-        if said.follows != "frozen" and said.model != job.student.model:
+        if said.follows != "frozen" and (said.model != job.student.model or said.served):
             raise BadInput(
                 "teachers.follows_other",
-                f"It follows the student ({said.follows}) and is another model.",
-                remedy="Name the student's own model, or set follows to frozen.",
+                f"It follows the student ({said.follows}) and is another model, or behind a server.",
+                remedy="Name the student's own model without a server, or set follows to frozen.",
                 field=f"{field}.follows",
             )
-        if said.follows == "student":
+        model: LoadedModel | ServedModel
+        if said.served is not None:
+            model = yield from _served(job, said, said.served, servers, index=index)
+        elif said.follows == "student":
             renderer = Renderer.from_folder(student.folder, said.rendering)
             model = LoadedModel(student.network, renderer, student.card, student.folder)
         else:
@@ -158,3 +184,18 @@ def load(job: Job, student: LoadedModel, *, device: torch.device) -> Teachers:
             model.model.requires_grad_(requires_grad=False)
         members.append(Member(model, said))
     return Teachers(tuple(members))
+
+
+def _served(
+    job: Job, said: Teacher, served: Served, servers: Servers, *, index: int
+) -> Generator[Progress, None, ServedModel]:
+    folder = resolve(said.model, field=f"teachers.{index}")
+    serving = Serving(
+        folder,
+        longest=longest_text(job.recipe, inspect(folder)),
+        most_logprobs=most_logprobs(job.recipe),
+        devices=tuple(job.resources["teacher"].devices) if "teacher" in job.resources else (),
+    )
+    name = "teacher" if len(job.teachers) == 1 else f"teacher {index + 1}"
+    renderer = Renderer.from_folder(folder, said.rendering)
+    return (yield from servers.teacher(served, serving, renderer, inspect(folder), name=name))

@@ -1,0 +1,134 @@
+"""Why a job is refused before anything is loaded: what its parts ask of each other and do not give.
+
+It reads the job's document alone, no file and no model.
+"""
+
+from __future__ import annotations
+
+from opdcore.contract import needs
+from opdcore.contract.distill import DistillStage
+from opdcore.contract.document import experimental_uses
+from opdcore.contract.errors import BadInput
+from opdcore.contract.job import Job
+from opdcore.contract.probe import DiagnoseStage
+from opdcore.contract.reinforce import ReinforceStage
+from opdcore.contract.select_prompts import SelectPromptsStage
+from opdcore.contract.soundness import served_refusal
+
+
+def refuse(job: Job) -> None:
+    """Raises BadInput for the first thing that cannot work."""
+    _refuse_unheeded(job)
+    _refuse_following(job)
+    _refuse_served(job)
+    _refuse_experiments(job)
+    _refuse_without_verifier(job)
+
+
+def _refuse_unheeded(job: Job) -> None:
+    """What the job may ask for and this version does not do is refused, never passed over."""
+    diagnosing = any(isinstance(stage, DiagnoseStage) for stage in job.recipe.stages)
+    if diagnosing and len(job.teachers) > 1:
+        raise BadInput(
+            "diagnose.several_teachers",
+            f"{len(job.teachers)} teachers were given; a diagnosis is of a student and one teacher.",
+            remedy="Diagnose the student with each of them by itself.",
+            field="teachers",
+        )
+    given = [role for role in needs.PROMPT_ROLES if getattr(job.prompt_sets, role) is not None]
+    given += [needs.WRITER] if job.writer is not None else []
+    for fault in needs.faults(job.recipe, given):
+        field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
+        raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)
+    devices = sorted({name for one in job.resources.values() for name in one.devices})
+    if len(devices) > 1:
+        raise BadInput(
+            "resources.several",
+            f"{', '.join(devices)} were given; this version runs both models on one device.",
+            remedy="Name one device.",
+            field="resources",
+        )
+
+
+def _refuse_following(job: Job) -> None:
+    """What a teacher that follows its student cannot be combined with."""
+    averaged = [i for i, one in enumerate(job.teachers) if one.follows == "average"]
+    private = [i for i, one in enumerate(job.teachers) if one.privileged is not None]
+    for index, stage in enumerate(job.recipe.stages):
+        if averaged and isinstance(stage, DistillStage) and stage.tuning == "lora":
+            raise BadInput(
+                "teachers.average_of_adapters",
+                f"Stage {index + 1} trains adapters, which have no average among the teacher's weights.",
+                remedy="Set tuning to full, or follows to student or frozen.",
+                field=f"teachers.{averaged[0]}.follows",
+            )
+        shown = isinstance(stage, SelectPromptsStage) and stage.strategy == "teacher_template"
+        if private and shown:
+            raise BadInput(
+                "recipe.privileged_template",
+                "The strategy teacher_template would show the student what its teacher alone reads.",
+                remedy="Choose another strategy, or a teacher without privileged text.",
+                field=f"recipe.stages.{index}.strategy",
+            )
+
+
+def _refuse_served(job: Job) -> None:
+    """What a teacher behind a server cannot be asked, and a sampler there cannot be given."""
+    served = [index for index, one in enumerate(job.teachers) if one.served is not None]
+    for index, stage in enumerate(job.recipe.stages):
+        if served and isinstance(stage, DiagnoseStage):
+            raise BadInput(
+                "diagnose.served_teacher",
+                f"Stage {index + 1} diagnoses, which compares whole distributions.",
+                remedy="Diagnose with the teacher loaded by the job.",
+                field=f"teachers.{served[0]}.served",
+            )
+        if served and isinstance(stage, DistillStage):
+            _refuse_objective(stage, f"recipe.stages.{index}")
+
+
+def _refuse_objective(stage: DistillStage, field: str) -> None:
+    reason = served_refusal(
+        form=stage.form,
+        support=stage.support,
+        temperature=stage.temperature,
+        extrapolation=stage.extrapolation,
+        token_selection=stage.token_selection,
+        high_entropy_forward_weight=stage.high_entropy_forward_weight,
+    )
+    if reason is not None:
+        knob, _, why = reason.partition(": ")
+        what, _, remedy = why.partition("; ")
+        raise BadInput(
+            "recipe.served_teacher",
+            f"The teacher is behind a server, and {what}.",
+            remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
+            field=f"{field}.{knob}",
+        )
+
+
+def _refuse_experiments(job: Job) -> None:
+    """What is offered in the laboratory only is refused everywhere else."""
+    for index, stage in enumerate(job.recipe.stages):
+        used = experimental_uses(stage)
+        if used and job.lab_version is None:
+            raise BadInput(
+                "recipe.experimental",
+                f"{used[0]} is {getattr(stage, used[0])}, which is an experiment.",
+                remedy="Run it on the laboratory's pair, or leave it at its default.",
+                field=f"recipe.stages.{index}.{used[0]}",
+            )
+
+
+def _refuse_without_verifier(job: Job) -> None:
+    """What learns from a verifier's verdicts alone has nothing to learn from without one."""
+    stages = enumerate(job.recipe.stages)
+    learning = [index for index, stage in stages if isinstance(stage, ReinforceStage)]
+    if learning and job.recipe.evaluation.verifier == "none":
+        raise BadInput(
+            "recipe.no_verifier",
+            f"Stage {learning[0] + 1} reinforces what a verifier finds right, and the recipe's "
+            "verifier is none.",
+            remedy="Choose a verifier that fits the prompts' answers, such as numeric or math.",
+            field="recipe.evaluation.verifier",
+        )

@@ -1,0 +1,60 @@
+"""The student's responses from a server: its weights are given before each step, and checked after it.
+
+A server that was restarted meanwhile has its first weights again; its version then tells, and what it has
+written is drawn anew. It knows no loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opdcore.contract.errors import EngineFailure
+from opdcore.models import LoadedModel, adapters
+from opdcore.rollouts import Rollout, Sampling
+from opdcore.serving import widening
+from opdcore.serving.model import ServedModel
+
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class ServedSampler:
+    """A server that is given the student's weights through a folder; `widens` where it is our own."""
+
+    served: ServedModel
+    folder: Path
+    widens: bool
+
+    def sample(
+        self,
+        student: LoadedModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling,
+        seed: int,
+        version: str,
+    ) -> list[Rollout]:
+        """One rollout of each prompt by the student as it is, which is called `version` from now on."""
+        for _ in range(TRIES):
+            if self.served.version() != version:
+                self.served.give(self._written(student), version=version)
+            rollouts = self.served.respond(prompts, sampling=sampling, seed=seed)
+            if self.served.version() == version:
+                return rollouts
+        raise EngineFailure(
+            "serving.weights_lost",
+            f"The server lost the student's weights {TRIES} times while it wrote.",
+            remedy="See the server's log for why it restarts; no other run may give it weights.",
+        )
+
+    def _written(self, student: LoadedModel) -> Path:
+        """The student's weights as they are now, as the server reads them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = json.loads((student.folder / widening.CONFIG).read_bytes())
+        weights = adapters.plain_weights(student.model)
+        f = widening.factor(config) if self.widens else 1
+        widening.write(weights, config, self.folder / widening.WEIGHTS, f=f)
+        return self.folder

@@ -1,0 +1,121 @@
+"""The servers of one run: started or reached, waited for while people are told, revived, and closed.
+
+What is asked of a server may take as long as its patience lasts. A stage's work is therefore done in a
+thread of its own while this one listens, so that a run says that it waits while it waits. Without a
+server nothing of this happens. It knows no stage and no loss.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from opdcore.contract.events import Logged, Progress
+from opdcore.contract.serving import Served
+from opdcore.inspection import ModelCard
+from opdcore.models import LoadedModel
+from opdcore.rendering import Renderer
+from opdcore.serving import widening
+from opdcore.serving.connection import Away, Connection
+from opdcore.serving.model import ServedModel
+from opdcore.serving.sampler import ServedSampler
+from opdcore.serving.server import Server, Serving
+
+FOLDER = "serving"
+HEARD_SECONDS = 0.2
+T = TypeVar("T")
+
+
+class Servers:
+    """Opens servers and closes them with the stack that it is given."""
+
+    def __init__(self, run_dir: Path, *, stack: ExitStack, stop: Callable[[], bool]) -> None:
+        self._folder, self._stack, self._stop = run_dir / FOLDER, stack, stop
+        self._notices: queue.Queue[Logged] = queue.Queue()
+        self._any = False
+
+    def teacher(
+        self, served: Served, serving: Serving, renderer: Renderer, card: ModelCard, *, name: str
+    ) -> Generator[Progress, None, ServedModel]:
+        """A teacher behind a server, ready to be asked."""
+        return (yield from self._opened(served, serving, renderer, card, name=name))
+
+    def sampler(
+        self, served: Served, serving: Serving, student: LoadedModel
+    ) -> Generator[Progress, None, ServedSampler]:
+        """The student's own server, whose weights are given to it."""
+        model = yield from self._opened(
+            served, serving, student.renderer, student.card, name="student"
+        )
+        return ServedSampler(
+            model, self._folder / "weights", widens=served.endpoint is None and not serving.on_gpu
+        )
+
+    def telling(self, work: Iterator[T], said: Callable[[Logged], T]) -> Iterator[T]:
+        """What the work yields, and between it what is heard of the servers, as `said` shapes it."""
+        if not self._any:
+            yield from work
+            return
+        threads = torch.get_num_threads()
+        end = object()
+        with ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(threads)) as worker:
+            while True:
+                future = worker.submit(next, work, end)
+                while not wait([future], HEARD_SECONDS).done:
+                    yield from map(said, self._heard())
+                yield from map(said, self._heard())
+                item = future.result()
+                if item is end:
+                    return
+                yield item  # type: ignore[misc]
+
+    def _opened(
+        self, served: Served, serving: Serving, renderer: Renderer, card: ModelCard, *, name: str
+    ) -> Generator[Progress, None, ServedModel]:
+        self._any = True
+        own: Server | None = None
+        endpoint = served.endpoint
+        if endpoint is None:
+            own = yield from self._started(serving, name)
+            endpoint = own.endpoint
+        connection = Connection(endpoint, listener=self._listener(own), stop=self._stop)
+        self._stack.enter_context(connection)
+        return ServedModel(connection, renderer, card, serving.folder, torch.device("cpu"))
+
+    def _started(self, serving: Serving, name: str) -> Generator[Progress, None, Server]:
+        folder = serving.folder
+        if not serving.on_gpu:
+            folder = widening.widen_folder(folder, self._folder / name)
+        server = Server(replace(serving, folder=folder), self._folder / f"{name}.log")
+        self._stack.enter_context(server)
+        for seconds in server.readying():
+            if self._stop():
+                break
+            what = f"starting a vLLM server for the {name}"
+            yield Progress(what=what, done=int(seconds), total=None, unit="seconds")
+        return server
+
+    def _listener(self, own: Server | None) -> Callable[[Away | None], None]:
+        def heard(away: Away | None) -> None:
+            if away is None:
+                self._notices.put(Logged(level="info", message="The server answers again."))
+                return
+            patience = "and is started anew" if own and own.revive() else "and is waited for"
+            text = f"The server {away.address} does not answer, {patience}: {away.why}."
+            self._notices.put(Logged(level="warning", message=text))
+
+        return heard
+
+    def _heard(self) -> Iterator[Logged]:
+        while True:
+            try:
+                yield self._notices.get_nowait()
+            except queue.Empty:
+                return
