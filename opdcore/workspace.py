@@ -148,7 +148,8 @@ def prepare(
         checkpoints.start_from(job.start, student.model)
     yield Progress(what="loading the teacher", done=1, total=total, unit="models")
     servers = Servers(run_dir, stack=stack, stop=stop)
-    taught = yield from teachers.load(job, student, servers, device=device)
+    sampler = _sampler(job, student, servers)
+    taught = teachers.load(job, student, servers, device=device)
     _refuse_untaught(taught, pool, held_out if job.recipe.evaluation.teacher else ())
     yield Progress(what="loading models", done=total, total=total, unit="models")
     vocabulary = _shared_vocabulary(job, student, taught)
@@ -156,7 +157,6 @@ def prepare(
     demonstrated = _demonstrations(job, pool, student)
     writer = writers.prepare(job, pool)
     initial = _initial_student(job, device)
-    sampler = yield from _sampler(job, student, servers)
     verifier = stack.enter_context(verifiers.open(job.recipe.evaluation, judge=job.judge))
     evaluator = None
     gradable = verifier is not None or job.recipe.goal.target_metric != "accuracy"
@@ -171,6 +171,7 @@ def prepare(
             resumed=resumed,
         )
         _check_held_out(job, evaluator, taught, student)
+    yield from servers.ready()
     yield Workspace(
         job=job,
         run_dir=run_dir,
@@ -352,9 +353,7 @@ def _demonstrated_by(stage: Stage) -> str | None:
     return "gold_sft_weight" if asks else None
 
 
-def _sampler(
-    job: Job, student: LoadedModel, servers: Servers
-) -> Generator[Progress, None, ServedSampler | None]:
+def _sampler(job: Job, student: LoadedModel, servers: Servers) -> ServedSampler | None:
     """The server that samples in training; None where this process does."""
     if job.sampler is None or not any(job.recipe.steps_by_stage):
         return None
@@ -364,7 +363,7 @@ def _sampler(
         devices=tuple(job.resources["sample"].devices) if "sample" in job.resources else (),
         takes_weights=True,
     )
-    return (yield from servers.sampler(job.sampler, serving, student))
+    return servers.sampler(job.sampler, serving, student)
 
 
 def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:

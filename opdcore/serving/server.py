@@ -24,7 +24,8 @@ BESIDE = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "python"
 MODEL = "model"
 # Compiling kernels for a large model takes minutes.
 LONGEST_START_SECONDS = 900.0
-STOP_SECONDS = 10.0
+# More than its keeper gives it.
+STOP_SECONDS = 15.0
 _TAIL_BYTES = 4000
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL")
 
@@ -104,12 +105,11 @@ class Server:
         """Starts the process; it is not ready yet."""
         python = environment_of_vllm()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        # The leash has the kernel kill the server should the job be killed.
-        leash = [str(Path(__file__).resolve().parents[1] / "leash.py"), str(os.getpid())]
-        program = [str(self.log.parent), "vllm.entrypoints.openai.api_server"]
+        keeper = [str(Path(__file__).with_name("keeper.py")), str(os.getpid())]
+        program = [python, "-m", "vllm.entrypoints.openai.api_server"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [python, *leash, *program, *self.serving.arguments(self.port)],
+                [python, *keeper, *program, *self.serving.arguments(self.port)],
                 env=self.serving.environment(), cwd=self.log.parent, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
@@ -142,16 +142,12 @@ class Server:
         """Ends the process and those that it has started."""
         if self.process is None:
             return
-        for signal in (15, 9):
-            try:
-                os.killpg(self.process.pid, signal)
-            except ProcessLookupError:
-                break
-            try:
-                self.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-        self.process.wait()
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.process = None
 
     def _answers(self) -> bool:

@@ -8,7 +8,8 @@ server nothing of this happens. It knows no stage and no loss.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
@@ -40,20 +41,11 @@ class Servers:
         self._folder, self._stack, self._stop = run_dir / FOLDER, stack, stop
         self._notices: queue.Queue[Logged] = queue.Queue()
         self._any = False
+        self._own: list[Server] = []
 
-    def teacher(
-        self, served: Served, serving: Serving, renderer: Renderer, card: ModelCard, *, name: str
-    ) -> Generator[Progress, None, ServedModel]:
-        """A teacher behind a server, ready to be asked."""
-        return (yield from self._opened(served, serving, renderer, card, name=name))
-
-    def sampler(
-        self, served: Served, serving: Serving, student: LoadedModel
-    ) -> Generator[Progress, None, ServedSampler]:
+    def sampler(self, served: Served, serving: Serving, student: LoadedModel) -> ServedSampler:
         """The student's own server, whose weights are given to it."""
-        model = yield from self._opened(
-            served, serving, student.renderer, student.card, name="student"
-        )
+        model = self.open(served, serving, student.renderer, student.card, name="student")
         return ServedSampler(
             model, self._folder / "weights", widens=served.endpoint is None and not serving.on_gpu
         )
@@ -76,30 +68,36 @@ class Servers:
                     return
                 yield item  # type: ignore[misc]
 
-    def _opened(
+    def open(
         self, served: Served, serving: Serving, renderer: Renderer, card: ModelCard, *, name: str
-    ) -> Generator[Progress, None, ServedModel]:
+    ) -> ServedModel:
+        """A model behind a server, which may not be ready yet."""
         self._any = True
-        own: Server | None = None
-        endpoint = served.endpoint
-        if endpoint is None:
-            own = yield from self._started(serving, name)
-            endpoint = own.endpoint
+        own = self._started(serving, name) if served.endpoint is None else None
+        endpoint = served.endpoint if own is None else own.endpoint
+        assert endpoint is not None
         connection = Connection(endpoint, listener=self._listener(own), stop=self._stop)
         self._stack.enter_context(connection)
         return ServedModel(connection, renderer, card, serving.folder, torch.device("cpu"))
 
-    def _started(self, serving: Serving, name: str) -> Generator[Progress, None, Server]:
+    def ready(self) -> Iterator[Progress]:
+        """Waits for the servers that were started, telling since when."""
+        since = time.monotonic()
+        for server in self._own:
+            for _ in server.readying():
+                if self._stop():
+                    return
+                yield Progress(
+                    what=f"starting {len(self._own)} vLLM servers",
+                    done=int(time.monotonic() - since), total=None, unit="seconds",
+                )  # fmt: skip
+
+    def _started(self, serving: Serving, name: str) -> Server:
         folder = serving.folder
         if not serving.on_gpu:
             folder = widening.widen_folder(folder, self._folder / name)
         server = Server(replace(serving, folder=folder), self._folder / f"{name}.log")
-        self._stack.enter_context(server)
-        for seconds in server.readying():
-            if self._stop():
-                break
-            what = f"starting a vLLM server for the {name}"
-            yield Progress(what=what, done=int(seconds), total=None, unit="seconds")
+        self._own.append(self._stack.enter_context(server))
         return server
 
     def _listener(self, own: Server | None) -> Callable[[Away | None], None]:

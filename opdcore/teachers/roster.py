@@ -6,7 +6,7 @@ objective and no training step.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,6 @@ import torch
 from opdcore import models
 from opdcore.batches import Batch, cut
 from opdcore.contract.errors import BadInput
-from opdcore.contract.events import Progress
 from opdcore.contract.job import Job
 from opdcore.contract.prompt import Prompt
 from opdcore.contract.serving import Served
@@ -156,10 +155,8 @@ class Teachers:
         )
 
 
-def load(
-    job: Job, student: LoadedModel, servers: Servers, *, device: torch.device
-) -> Generator[Progress, None, Teachers]:
-    """Loads every teacher, or opens the server that it is behind; tells how far it is.
+def load(job: Job, student: LoadedModel, servers: Servers, *, device: torch.device) -> Teachers:
+    """Loads every teacher, or opens the server that it is behind, which may not be ready yet.
 
     Raises BadInput where one that follows the student is another model.
     """
@@ -175,7 +172,7 @@ def load(
             )
         model: LoadedModel | ServedModel
         if said.served is not None:
-            model = yield from _served(job, said, said.served, servers, index=index)
+            model = _served(job, said, said.served, servers, index=index)
         elif said.follows == "student":
             renderer = Renderer.from_folder(student.folder, said.rendering)
             model = LoadedModel(student.network, renderer, student.card, student.folder)
@@ -188,7 +185,7 @@ def load(
 
 def _served(
     job: Job, said: Teacher, served: Served, servers: Servers, *, index: int
-) -> Generator[Progress, None, ServedModel]:
+) -> ServedModel:
     folder = resolve(said.model, field=f"teachers.{index}")
     serving = Serving(
         folder,
@@ -198,4 +195,4 @@ def _served(
     )
     name = "teacher" if len(job.teachers) == 1 else f"teacher {index + 1}"
     renderer = Renderer.from_folder(folder, said.rendering)
-    return (yield from servers.teacher(served, serving, renderer, inspect(folder), name=name))
+    return servers.open(served, serving, renderer, inspect(folder), name=name)
