@@ -20,6 +20,8 @@ Project = Callable[[Tensor], Tensor]
 # Rounds in which mass that a token cannot take goes to those below it.
 ROUNDS = 6
 _LEAST_MASS = 1e-9
+# So much less probable than the least one told is any other token at most, so that ranks are the told ones.
+BELOW_NATS = 1e-3
 
 
 class Reference(Protocol):
@@ -66,7 +68,7 @@ class KnownSide:
         told = torch.full_like(student, -torch.inf).scatter_(1, self.ids, self.logprobs)
         known = told > -torch.inf
         rest = (1 - told.logsumexp(-1, keepdim=True).exp()).clamp_min(_LEAST_MASS)
-        most = self.logprobs[:, :-1].amin(-1, keepdim=True)
+        most = self.logprobs[:, :-1].amin(-1, keepdim=True) - BELOW_NATS
         tail = _shared_out(student.masked_fill(known, -torch.inf), rest, most)
         return torch.where(known, told, tail)
 

@@ -66,6 +66,7 @@ class Connection:
         self._headers = {"Content-Type": "application/json"} | _authorization(endpoint)
         self._threads = ThreadPoolExecutor(endpoint.requests_at_once, thread_name_prefix="served")
         self._own, self._lock, self._closing = local(), Lock(), Event()
+        self._opened: list[http.client.HTTPConnection] = []
         self._away = False
 
     def __enter__(self) -> Connection:
@@ -74,6 +75,8 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        for connection in self._opened:
+            connection.close()
 
     def get(self, path: str) -> Reply:
         """The reply to one question without a body."""
@@ -149,10 +152,13 @@ class Connection:
             kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
             kept = kinds[address.scheme](address.netloc, timeout=self.endpoint.timeout_seconds)
             self._own.connection = kept
+            self._opened.append(kept)
         return kept
 
     def _drop(self) -> None:
-        self._connection().close()
+        kept = self._connection()
+        kept.close()
+        self._opened.remove(kept)
         self._own.connection = None
 
     def _tell(self, passed: float, why: str) -> None:

@@ -80,18 +80,18 @@ class ServedModel:
         """What its weights were called when they were last given to it."""
         return str(self.connection.get("/weight_info").get("weight_version"))
 
-    def give(self, folder: Path, *, version: str) -> None:
+    def give(self, folder: Path, *, version: str, differs: bool) -> None:
         """Has the server read its weights anew from a folder, and calls them by a version.
 
-        Raises EngineFailure where the server's weights did not change by it.
+        Raises EngineFailure where they are known to differ from what it has, and did not change by it.
         """
-        before = self._checksums()
+        before = self._checksums() if differs else None
         self.connection.post(
             "/collective_rpc",
             {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}},
         )
         self.connection.post("/reset_prefix_cache", {})
-        if self._checksums() == before and self.version() != version:
+        if differs and self._checksums() == before:
             raise EngineFailure(
                 "serving.weights_not_taken",
                 f"The server's weights are the same after they were read from {folder}.",

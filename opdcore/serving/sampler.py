@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from opdcore.contract.errors import EngineFailure
+from opdcore.files import hash_file
 from opdcore.models import LoadedModel, adapters
 from opdcore.rollouts import Rollout, Sampling
 from opdcore.serving import widening
@@ -27,6 +28,8 @@ class ServedSampler:
     served: ServedModel
     folder: Path
     widens: bool
+    # Hash of the weights by the version under which they were given.
+    _given: dict[str, str] = field(default_factory=dict)
 
     def sample(
         self,
@@ -39,8 +42,9 @@ class ServedSampler:
     ) -> list[Rollout]:
         """One rollout of each prompt by the student as it is, which is called `version` from now on."""
         for _ in range(TRIES):
-            if self.served.version() != version:
-                self.served.give(self._written(student), version=version)
+            known = self.served.version()
+            if known != version:
+                self._give(student, version, known)
             rollouts = self.served.respond(prompts, sampling=sampling, seed=seed)
             if self.served.version() == version:
                 return rollouts
@@ -50,11 +54,20 @@ class ServedSampler:
             remedy="See the server's log for why it restarts; no other run may give it weights.",
         )
 
-    def _written(self, student: LoadedModel) -> Path:
+    def _give(self, student: LoadedModel, version: str, known: str) -> None:
+        """Weights that are the last ones' bytes are no change, and after a restart nothing is known."""
+        before = self._given.get(known)
+        self._write(student)
+        written = hash_file(self.folder / widening.WEIGHTS).sha256
+        differs = before is not None and before != written
+        self.served.give(self.folder, version=version, differs=differs)
+        self._given.clear()
+        self._given[version] = written
+
+    def _write(self, student: LoadedModel) -> None:
         """The student's weights as they are now, as the server reads them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = json.loads((student.folder / widening.CONFIG).read_bytes())
         weights = adapters.plain_weights(student.model)
         f = widening.factor(config) if self.widens else 1
         widening.write(weights, config, self.folder / widening.WEIGHTS, f=f)
-        return self.folder
