@@ -223,12 +223,21 @@ def prepare(
 
 def _processes(job: Job, run_dir: Path, device: torch.device, stack: ExitStack) -> Processes:
     """One process a device; the others are started here, and end with `stack`."""
-    count = len(train_devices(job))
-    if count == 1:
+    names = train_devices(job)
+    if len(names) == 1:
         return Alone()
+    field = "resources.train.devices"
+    kinds = {named(name, field=field).type for name in names}
+    if len(kinds) > 1 or len(set(names)) < len(names):
+        raise BadInput(
+            "resources.unequal",
+            f"{', '.join(names)} cannot train together.",
+            remedy="Name different devices of one kind, such as cuda:0 and cuda:1.",
+            field=field,
+        )
     from opdcore.processes.several import lead
 
-    return stack.enter_context(lead(job, run_dir, device=device, count=count))
+    return stack.enter_context(lead(job, run_dir, device=device, count=len(names)))
 
 
 def _read(file: PromptFile | None, role: str) -> tuple[Prompt, ...]:

@@ -4,7 +4,7 @@ A step samples rollouts from the student, runs both models over them once, back-
 objective at every response position, and updates the weights. Simplifications, on purpose:
 
 - strictly on-policy: one update for each batch of rollouts, so no importance weights, no clipping;
-- one student and its teachers on one device, without dropout, their weights in float32;
+- one student and its teachers, whole on each device, without dropout, their weights in float32;
 - the loss is a sum over positions divided by their weight in the whole step, so how a step is cut into
   micro-batches changes nothing;
 - everything random is seeded by (seed, stage, step), so a resumed run needs no generator's state.
