@@ -1,5 +1,6 @@
 """Runs in two processes: the same trajectory, the same files, and an end when one of them is lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import opdcore
 from opdcore.contract.errors import Cancelled, EngineFailure
+from opdcore.contract.recipe import Recipe
 from opdcore.lab.record import shipped
 from opdcore.processes.several import dealt
 from tests.opdcore.jobs import by_kind, events_of, make_job, make_recipe
@@ -157,6 +159,49 @@ def test_two_processes_train_adapters_as_one_does(tmp_path):
     assert_close(one.weights(), two.weights())
     for file in ("model.safetensors", "optimizer.safetensors"):
         assert_close(one.weights(f"{SECOND}/{file}"), two.weights(f"{SECOND}/{file}"))
+
+
+def every_stage(folder, resources):
+    """A cold start, a distillation by two teachers of which one follows the student, a reinforcement."""
+    folder.mkdir(parents=True)
+    common = {"max_response_tokens": 48, "checkpoint_steps": 2, "learning_rate": 3e-4,
+              "warmup_steps": 0, "steps": 2}  # fmt: skip
+    sampled = common | {"prompts_per_step": 4, "evaluate_steps": 0}
+    stages = [
+        common
+        | {"kind": "cold_start", "responses_per_step": 4, "prompts": 8, "held_out_prompts": 2},
+        sampled | {"kind": "distill", "rollouts_per_prompt": 2, "initial_kl_weight": 0.1},
+        sampled | {"kind": "reinforce", "rollouts_per_prompt": 4, "initial_kl_weight": 0.05},
+    ]
+    told = {"verifier": "numeric", "prompts": 6, "samples_per_prompt": 2, "max_response_tokens": 48}
+    student, teacher = (
+        {"model": {"kind": "local", "path": str(shipped("sums") / side)}}
+        for side in ("student", "teacher")
+    )
+    lines = (shipped("sums") / "train.jsonl").read_text().splitlines()[:40]
+    job = make_job(
+        folder,
+        pair=(shipped("sums") / "student", shipped("sums") / "teacher"),
+        recipe=Recipe.model_validate({"name": "all", "evaluation": told, "stages": stages}),
+        rows=[json.loads(line) for line in lines],
+        resources=resources,
+        teachers=[teacher, student | {"follows": "average", "average_decay": 0.5}],
+    )
+    return Ran(folder / "run", events_of(job, folder / "run"))
+
+
+def test_every_stage_follows_the_trajectory_of_one_process(tmp_path):
+    one, two = every_stage(tmp_path / "one", ONE), every_stage(tmp_path / "two", TWO)
+    assert [e.kind for e in two.events] == [e.kind for e in one.events]
+    for expected, found in zip(
+        by_kind(one.events, "metrics"), by_kind(two.events, "metrics"), strict=True
+    ):
+        for key in (*COMPARED, "held_out_nll", "reward_mean"):
+            if (value := expected.payload.values.get(key)) is not None:
+                assert found.payload.values[key] == pytest.approx(value, abs=1e-5, rel=1e-4), key
+    assert_close(one.weights(), two.weights(), tolerance=1e-4)
+    average = "checkpoints/stage-01-step-0000002/teacher-1.safetensors"
+    assert_close(one.weights(average), two.weights(average), tolerance=1e-4)
 
 
 def test_the_largest_task_goes_to_whoever_has_the_least():
