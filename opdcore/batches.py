@@ -35,6 +35,11 @@ class Batch:
     since: tuple[int, ...]  # by side: the first position that predicts a sampled id
     columns: tuple[Tensor, ...]  # by side: (N,) index into B * (T - since) that predicts each
 
+    @property
+    def size(self) -> int:
+        """Tokens that the models read, padding included."""
+        return sum(ids.numel() for ids in self.ids)
+
 
 def cut(
     rollouts: Sequence[Rollout],
@@ -42,16 +47,20 @@ def cut(
     *,
     tokens: int,
     among: Sequence[int] | None = None,
+    parts: int = 1,
 ) -> Iterator[Batch]:
     """Cuts rollouts into batches of at most `tokens` tokens, padding included, longest first.
 
     Where it is cut makes padding and passes together as cheap as they can be. `prompts` gives each
     side's prompt ids of each rollout; only the rollouts at the places `among` are cut where it is given.
-    One rollout longer than `tokens` is a batch of its own.
+    One rollout longer than `tokens` is a batch of its own. `parts` processes share the batches, so that
+    each is at most that part of all tokens.
     """
     places = range(len(rollouts)) if among is None else among
     widths = {i: max(len(side[i]) for side in prompts) + len(rollouts[i].ids) for i in places}
     order = sorted(places, key=lambda i: -widths[i])
+    if parts > 1:
+        tokens = min(tokens, math.ceil(sum(widths.values()) / parts))
     for start, end in _cuts([widths[i] for i in order], tokens):
         yield _batch(rollouts, prompts, order[start:end])
 

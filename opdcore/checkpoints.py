@@ -52,21 +52,21 @@ class Saved:
 
 
 def save(
-    root: Path, model: nn.Module, optimizer: AdamW, *, stage_index: int,
+    root: Path, model: nn.Module, optimizer: Mapping[str, Tensor], *, stage_index: int,
     step: int, recipe_sha256: str, followed: Mapping[str, Any] | None = None,
     beside: Mapping[str, nn.Module] | None = None,
 ) -> tuple[Saved, Written]:  # fmt: skip
     """Writes the checkpoint after `step`; returns it with its manifest's hash and total size.
 
-    `followed` is what a stage has followed step by step and goes on from, as JSON; `beside` are other
-    networks that change with the student, by name.
+    `optimizer` is its state as `optimizer_tensors` names it. `followed` is what a stage has followed step
+    by step and goes on from, as JSON; `beside` are other networks that change with the student, by name.
     """
     folder = root / f"stage-{stage_index:02d}-step-{step:07d}"
     state = {"version": 1, "stage_index": stage_index, "step": step, "recipe_sha256": recipe_sha256}
     with whole_folder(folder) as aside:
         files = {
             WEIGHTS: write_tensors(aside / WEIGHTS, _weights(model)),
-            OPTIMIZER: write_tensors(aside / OPTIMIZER, _optimizer_tensors(model, optimizer)),
+            OPTIMIZER: write_tensors(aside / OPTIMIZER, optimizer),
             STATE: write_bytes(aside / STATE, json.dumps(state).encode()),
         }
         if followed is not None:
@@ -113,9 +113,8 @@ def followed(saved: Saved) -> dict[str, Any] | None:
     return state
 
 
-def restore(saved: Saved, model: nn.Module, optimizer: AdamW) -> None:
-    """Puts weights and optimizer state back, in place and bit for bit."""
-    restore_weights(saved.folder, model)
+def restore_optimizer(saved: Saved, model: nn.Module, optimizer: AdamW) -> None:
+    """Puts the optimizer's state back, bit for bit; of weights in pieces, this process' pieces."""
     tensors = load_file(saved.folder / OPTIMIZER)
     for name, parameter in model.named_parameters():
         prefix = f"{name}|"
@@ -123,7 +122,8 @@ def restore(saved: Saved, model: nn.Module, optimizer: AdamW) -> None:
         if entries:
             # All of it, the step too: a fused optimizer reads its step on the parameter's device.
             optimizer.state[parameter] = {
-                key: value.to(parameter.device) for key, value in entries.items()
+                key: _cut_like(parameter, value.to(parameter.device))
+                for key, value in entries.items()
             }
 
 
@@ -228,9 +228,19 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | buffers
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+    """The optimizer's state by the names of the parameters that it is of."""
     return {
         f"{name}|{key}": torch.as_tensor(value)
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _cut_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value in pieces among several processes where the parameter is; else the value."""
+    if not hasattr(parameter, "full_tensor"):
+        return value
+    from opdcore.models.sharded import cut_like
+
+    return cut_like(parameter, value)

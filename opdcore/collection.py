@@ -23,7 +23,7 @@ from opdcore.models import LoadedModel
 from opdcore.order import probed, seed_of
 from opdcore.rendering import Renderer
 from opdcore.response_cache import ResponseCache
-from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts import Rollout, Sampling
 from opdcore.rollouts.rollout import repeats
 from opdcore.serving.model import ServedModel
 from opdcore.workspace import Workspace
@@ -150,7 +150,9 @@ class _Author:
             prompts,
             sampling,
             seed,
-            lambda: sample(model, prompts, sampling=sampling, generator=generator),
+            lambda: self.work.processes.sample(
+                model, prompts, sampling=sampling, generator=generator
+            ),
         )
 
     def learned(self, rollout: Rollout) -> tuple[int, ...]:

@@ -92,8 +92,12 @@ class Evaluator:
         seed: int,
         run_dir: Path,
         resumed: bool,
+        sample: Callable[..., list[Rollout]] = sample,
     ) -> None:
-        """`resumed`: an earlier attempt has already told what it measured before its checkpoint."""
+        """`resumed`: an earlier attempt has already told what it measured before its checkpoint.
+
+        `sample` is called as `rollouts.sample` is.
+        """
         self.evaluation = evaluation
         self.prompts = prompts[: evaluation.prompts]
         self.verifier = verifier
@@ -101,6 +105,7 @@ class Evaluator:
         self.seed = seed
         self.folder = run_dir / FOLDER
         self.resumed = resumed
+        self._sample = sample
         self._teacher_told = resumed and (self.folder / TEACHER_FILE).exists()
 
     def student(self, model: LoadedModel, *, stage_index: int, step: int) -> Iterator[Payload]:
@@ -194,7 +199,7 @@ class Evaluator:
             vocabulary=self.vocabulary if role == "student" else model.card.vocabulary,
             stop_ids=frozenset(model.renderer.stop_ids),
         )
-        return sample(model, ids, sampling=sampling, generator=generator)
+        return self._sample(model, ids, sampling=sampling, generator=generator)
 
     def _evaluated(self, role: ModelRole, scored: Scored, abstentions: dict[str, int]) -> Evaluated:
         interval = mean_interval(scored.accuracy)

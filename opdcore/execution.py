@@ -46,7 +46,15 @@ from opdcore.stages.distill import distill
 from opdcore.stages.evaluate import evaluate
 from opdcore.stages.reinforce import reinforce
 from opdcore.stages.select_prompts import select_prompts
-from opdcore.workspace import Line, Stop, Workspace, only_diagnoses, pick_device, prepare
+from opdcore.workspace import (
+    Line,
+    Stop,
+    Workspace,
+    only_diagnoses,
+    pick_device,
+    prepare,
+    train_devices,
+)
 
 OUTPUT = "output"
 # How a run ends that an error ended; any other has failed.
@@ -112,6 +120,7 @@ def _execute(
             work = item
         else:
             yield numbering.event(Line(item))
+    work.processes.meet(work)
     for line in _untold(work):
         yield numbering.event(line)
 
@@ -158,11 +167,17 @@ def _needs_baseline(recipe: Recipe, index: int) -> bool:
 
 def _started(job: Job) -> JobStarted:
     return JobStarted(
-        device=describe(pick_device(job)),
+        device=_device(job),
         versions={name: version(name) for name in SOFTWARE} | {"python": platform.python_version()},
         steps_by_stage=job.recipe.steps_by_stage,
         lab_version=job.lab_version,
     )
+
+
+def _device(job: Job) -> str:
+    """The device for people; where several train, how many."""
+    name, count = describe(pick_device(job)), len(train_devices(job))
+    return name if count == 1 else f"{count} x {name}"
 
 
 def _stage_started(stage: Stage, resume: Saved | None) -> StageStarted:

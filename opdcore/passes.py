@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from opdcore import alignment as alignments
+from opdcore import supervision
 from opdcore.alignment import Alignment
-from opdcore.batches import Batch, cut, response_hidden
+from opdcore.batches import Batch, response_hidden
 from opdcore.contract.distill import DistillStage
 from opdcore.horizon import Horizon
 from opdcore.losses import Objective
 from opdcore.models import LoadedModel
 from opdcore.rollouts import Rollout
-from opdcore.scoring import Scored, likelihood, score
+from opdcore.scoring import Scored, score
 from opdcore.sides import Side
-from opdcore.teachers import Panel, Scoring
+from opdcore.teachers import Scoring
 from opdcore.top_tokens import TopCollector, TopTokens, concatenate
 from opdcore.workspace import Workspace
 
@@ -76,11 +77,14 @@ def back_propagate(
     pairs = list(zip(batches, weights, strict=True))
     weight = sum(float(len(b.sampled_ids) if w is None else w.sum()) for b, w in pairs)
     scale = 1 / weight if weight else 0.0
-    collectors = [_collector(batch, traced, work.student.device) for batch in batches]
-    scored = [
-        _score(stage, work, one, weighed, collector, scale=scale, k=k or stage.k)
-        for one, weighed, collector in zip(cut_up, weights, collectors, strict=True)
+    passes = [
+        _Pass(stage, panel.numbers, batch, weighed, traced, scale, k or stage.k)
+        for (panel, batch), weighed in zip(cut_up, weights, strict=True)
     ]
+    done = work.processes.divide(
+        work, _score, passes, sizes=[batch.size for batch in batches], trains=True
+    )
+    scored, taken = [one for one, _ in done], [top for _, top in done if top is not None]
     positions = sum(one.positions for one in scored)
     loss = sum(one.loss_sum for one in scored) * scale
     gold = _demonstrated(stage, work, rows) if stage.gold_sft_weight else None
@@ -95,7 +99,7 @@ def back_propagate(
         alignment=alignments.concatenate([one.alignment for one in scored]),
         batches=batches,
         traced=traced,
-        top=concatenate([one.taken() for one in collectors if one]) if traced else None,
+        top=concatenate(taken) if traced else None,
     )
 
 
@@ -107,40 +111,45 @@ def _collector(batch: Batch, traced: int, device: torch.device) -> TopCollector 
     return TopCollector(kept.repeat_interleave(torch.tensor(batch.lengths)).to(device))
 
 
-def _score(
-    stage: DistillStage,
-    work: Workspace,
-    taught: tuple[Panel, Batch],
-    weights: Tensor | None,
-    collector: TopCollector | None,
-    *,
-    scale: float,
-    k: int,
-) -> Scored:
+@dataclass(frozen=True)
+class _Pass:
+    """One micro-batch's pass: whose teachers score it, how much its tokens weigh, what is taken of it."""
+
+    stage: DistillStage
+    panel: tuple[int, ...]
+    batch: Batch
+    weights: Tensor | None
+    traced: int
+    scale: float
+    k: int
+
+
+def _score(work: Workspace, asked: _Pass) -> tuple[Scored, TopTokens | None]:
     """One micro-batch: what it measures is of all its tokens, what it trains of the others alone."""
-    panel, batch = taught
-    device = work.student.device
-    precision = stage.precision
-    student_hidden = response_hidden(work.student, batch, side=0, precision=precision)
+    stage, batch, weights = asked.stage, asked.batch, asked.weights
+    student, device, precision = work.trained, work.student.device, stage.precision
+    collector = _collector(batch, asked.traced, device)
+    student_hidden = response_hidden(student, batch, side=0, precision=precision)
     with torch.no_grad():
-        teacher = panel.side(batch, scoring_of(stage, work))
+        teacher = work.teachers.panel(asked.panel).side(batch, scoring_of(stage, work))
         initial = None
         if work.initial is not None and stage.needs_initial:
             hidden = response_hidden(work.initial, batch, side=0, precision=precision)
             initial = Side(hidden, work.initial.project)
-    return score(
-        Side(student_hidden, work.student.project),
+    scored = score(
+        Side(student_hidden, student.project),
         teacher,
         batch.sampled_ids.to(device),
         objective=objective_of(stage),
-        k=k,
+        k=asked.k,
         vocabulary=work.vocabulary,
         temperature=stage.temperature,
-        loss_scale=scale,
+        loss_scale=asked.scale,
         initial=initial,
         weights=None if weights is None else weights.to(device),
         collector=collector,
     )
+    return scored, None if collector is None else collector.taken()
 
 
 def _weights(batch: Batch, masked: Tensor, horizon: Horizon) -> Tensor | None:
@@ -154,23 +163,10 @@ def _weights(batch: Batch, masked: Tensor, horizon: Horizon) -> Tensor | None:
 
 def _demonstrated(stage: DistillStage, work: Workspace, rows: Sequence[int]) -> float:
     """Mean negative log-likelihood of the step's demonstrations, by their own tokens."""
-    chosen = sorted(set(rows))
-    responses = [work.demonstrations[row][: stage.max_response_tokens] for row in chosen]
-    written = [Rollout(i, ids, (0.0,) * len(ids), True) for i, ids in enumerate(responses)]
-    prompts = [[work.prompt_ids[row][0] for row in chosen]]
-    total = sum(len(ids) for ids in responses)
-    scale = stage.gold_sft_weight / total
-    summed = sum(
-        likelihood(
-            response_hidden(work.student, batch, side=0, precision=stage.precision),
-            work.student.project,
-            batch.sampled_ids.to(work.student.device),
-            vocabulary=work.vocabulary,
-            loss_scale=scale,
-        )
-        for batch in cut(written, prompts, tokens=stage.micro_batch_tokens)
-    )
-    return summed / total
+    responses = {
+        row: work.demonstrations[row][: stage.max_response_tokens] for row in sorted(set(rows))
+    }
+    return supervision.learn(stage, work, responses, weight=stage.gold_sft_weight)
 
 
 def _masked_ids(stage: DistillStage, student: LoadedModel) -> Tensor:

@@ -19,7 +19,7 @@ from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.evaluation import grade
 from opdcore.observation import observe
 from opdcore.order import seed_of
-from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts import Rollout, Sampling
 from opdcore.selection import Measured
 from opdcore.sides import Side
 from opdcore.teachers import Scoring
@@ -115,7 +115,7 @@ def _write(
     )
     prompts = [work.prompt_ids[row][side] for row in asked]
     generator = torch.Generator().manual_seed(seed)
-    return asked, sample(model, prompts, sampling=sampling, generator=generator)
+    return asked, work.processes.sample(model, prompts, sampling=sampling, generator=generator)
 
 
 @torch.no_grad()

@@ -41,12 +41,23 @@ def _refuse_unheeded(job: Job) -> None:
         field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
         raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)
     devices = sorted({name for one in job.resources.values() for name in one.devices})
-    if len(devices) > 1:
+    training = job.resources["train"].devices if "train" in job.resources else ()
+    if len(devices) > 1 and not set(training).issuperset(devices):
         raise BadInput(
             "resources.several",
-            f"{', '.join(devices)} were given; this version runs both models on one device.",
-            remedy="Name one device.",
+            f"{', '.join(devices)} were given, of which train has {', '.join(training) or 'none'}; this "
+            "version runs both models where it trains.",
+            remedy="Name all of them for train, or one device for all roles.",
             field="resources",
+        )
+    served = [index for index, one in enumerate(job.teachers) if one.served is not None]
+    if len(training) > 1 and any(job.teachers[index].served.endpoint is None for index in served):
+        raise BadInput(
+            "teachers.own_server",
+            "The job would start the teacher's server, which only its first process could ask; it "
+            f"trains on {', '.join(training)}.",
+            remedy="Name the endpoint of a server that runs already, or train on one device.",
+            field=f"teachers.{served[0]}.served",
         )
 
 

@@ -45,6 +45,10 @@ class Learned:
         }
 
 
+# What was seen of a batch's tokens, how much each weighs in the loss, and whether they were learned.
+_Seen = tuple[Told, Tensor, bool]
+
+
 @dataclass(frozen=True)
 class _Passed:
     """One micro-batch: what was seen of its tokens, and how much each weighs in the loss."""
@@ -71,11 +75,18 @@ def learn(
     passed = []
     for push in (True, False):
         places = [place for place, one in enumerate(pushed) if one is push]
-        for batch in _batches(stage, work, [(rows[i], rollouts[i]) for i in places]):
-            advantages = [weighed.advantages[places[i]] for i in batch.rollouts]
-            passed.append(
-                _push(stage, work, batch, advantages, tokens) if push else _read(stage, work, batch)
-            )
+        passes = [
+            _Pass(stage, batch, [weighed.advantages[places[i]] for i in batch.rollouts], tokens)
+            for batch in _batches(stage, work, [(rows[i], rollouts[i]) for i in places])
+        ]
+        told = work.processes.divide(
+            work,
+            _push if push else _read,
+            passes,
+            sizes=[one.batch.size for one in passes],
+            trains=push,
+        )
+        passed += [_Passed(one.batch, *seen) for one, seen in zip(passes, told, strict=True)]
     return _learned(stage, passed, tokens)
 
 
@@ -84,20 +95,26 @@ def _batches(
 ) -> Iterator[Batch]:
     prompts = [work.prompt_ids[row][0] for row, _ in written]
     rollouts = [rollout for _, rollout in written]
-    return cut(rollouts, [prompts], tokens=stage.micro_batch_tokens)
+    parts = work.processes.count
+    return cut(rollouts, [prompts], tokens=stage.micro_batch_tokens, parts=parts)
 
 
-def _push(
-    stage: ReinforceStage,
-    work: Workspace,
-    batch: Batch,
-    advantages: Sequence[float],
-    tokens: int,
-) -> _Passed:
-    student, device = work.student, work.student.device
+@dataclass(frozen=True)
+class _Pass:
+    """One micro-batch's pass: each rollout's advantage, and the tokens of the step."""
+
+    stage: ReinforceStage
+    batch: Batch
+    advantages: Sequence[float]
+    tokens: int
+
+
+def _push(work: Workspace, asked: _Pass) -> _Seen:
+    stage, batch, tokens = asked.stage, asked.batch, asked.tokens
+    student, device = work.trained, work.student.device
     hidden = response_hidden(student, batch, side=0, precision=stage.precision)
     lengths = torch.tensor(batch.lengths)
-    weights = (torch.tensor(advantages) / tokens).repeat_interleave(lengths).to(device)
+    weights = (torch.tensor(asked.advantages) / tokens).repeat_interleave(lengths).to(device)
     told = policy_gradient.push(
         Side(hidden, student.project),
         batch.sampled_ids.to(device),
@@ -106,17 +123,18 @@ def _push(
         kl_scale=stage.initial_kl_weight / tokens,
         initial=_initial(stage, work, batch),
     )
-    return _Passed(batch, told, weights, pushed=True)
+    return told, weights, True
 
 
 @torch.no_grad()
-def _read(stage: ReinforceStage, work: Workspace, batch: Batch) -> _Passed:
+def _read(work: Workspace, asked: _Pass) -> _Seen:
+    stage, batch = asked.stage, asked.batch
     student, device = work.student, work.student.device
     hidden = response_hidden(student, batch, side=0, precision=stage.precision)
     told = policy_gradient.read(
         Side(hidden, student.project), batch.sampled_ids.to(device), policy=_policy(stage, work)
     )
-    return _Passed(batch, told, torch.zeros_like(told.logprobs), pushed=False)
+    return told, torch.zeros_like(told.logprobs), False
 
 
 @torch.no_grad()

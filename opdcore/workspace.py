@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ from opdcore.evaluation import Evaluator, Reader, check_context
 from opdcore.models import LoadedModel, adapters, load
 from opdcore.models.network import Network
 from opdcore.pool import Pool
+from opdcore.processes import Alone, Processes
 from opdcore.prompt_ids import PromptIds
 from opdcore.rollouts import Rollout
 from opdcore.serving.model import ServedModel
@@ -90,11 +91,24 @@ class Workspace:
     verifier: Verifier | None
     evaluator: Evaluator | None
     stop: Stop
+    processes: Processes
 
     @property
     def teacher(self) -> LoadedModel:
         """The teacher, where there is one alone."""
         return self.teachers.only
+
+    @property
+    def models(self) -> tuple[LoadedModel | ServedModel, ...]:
+        """The student, then the teachers."""
+        return (self.student, *(one.model for one in self.teachers.members))
+
+    @property
+    def trained(self) -> LoadedModel:
+        """The student for passes that train it: itself, or in pieces among several processes."""
+        tuning = self.processes.tuning
+        pieces = None if tuning is None else tuning.pieces
+        return self.student if pieces is None else replace(self.student, network=pieces)
 
     def side(self, number: int) -> LoadedModel | ServedModel:
         """The student as side 0, then the teachers."""
@@ -104,7 +118,9 @@ class Workspace:
         self, rows: Sequence[int], rollouts: Sequence[Rollout], *, tokens: int
     ) -> list[tuple[Panel, Batch]]:
         """Rollouts of the rows in batches, each with the teachers who score it."""
-        return self.teachers.batches(self.pool, self.prompt_ids, rows, rollouts, tokens=tokens)
+        return self.teachers.batches(
+            self.pool, self.prompt_ids, rows, rollouts, tokens=tokens, parts=self.processes.count
+        )
 
     @property
     def train(self) -> tuple[Prompt, ...]:
@@ -129,11 +145,22 @@ class Workspace:
 
 
 def prepare(
-    job: Job, run_dir: Path, *, stop: Stop, stack: ExitStack, resumed: bool
+    job: Job,
+    run_dir: Path,
+    *,
+    stop: Stop,
+    stack: ExitStack,
+    resumed: bool,
+    processes: Processes | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[Payload | Workspace]:
-    """Yields progress and, last, the workspace; `stack` closes what it opened."""
+    """Yields progress and, last, the workspace; `stack` closes what it opened.
+
+    Starts the run's other processes, unless this is one of them: it brings its `processes` and `device`.
+    """
     refusals.refuse(job)
-    device = pick_device(job)
+    device = device or pick_device(job)
+    processes = processes or _processes(job, run_dir, device, stack)
     pool = Pool(
         train=_read(job.prompt_sets.train, "train"),
         teacher_content=_read(job.prompt_sets.teacher_content, "teacher_content"),
@@ -148,7 +175,7 @@ def prepare(
         checkpoints.start_from(job.start, student.model)
     yield Progress(what="loading the teacher", done=1, total=total, unit="models")
     servers = Servers(run_dir, stack=stack, stop=stop)
-    sampler = _sampler(job, student, servers)
+    sampler = _sampler(job, student, servers) if processes.leads else None
     taught = teachers.load(job, student, servers, device=device)
     _refuse_untaught(taught, pool, held_out if job.recipe.evaluation.teacher else ())
     yield Progress(what="loading models", done=total, total=total, unit="models")
@@ -169,6 +196,7 @@ def prepare(
             seed=job.recipe.seed,
             run_dir=run_dir,
             resumed=resumed,
+            sample=processes.sample,
         )
         _check_held_out(job, evaluator, taught, student)
     yield from servers.ready()
@@ -189,7 +217,27 @@ def prepare(
         verifier=verifier,
         evaluator=evaluator,
         stop=stop,
+        processes=processes,
     )
+
+
+def _processes(job: Job, run_dir: Path, device: torch.device, stack: ExitStack) -> Processes:
+    """One process a device; the others are started here, and end with `stack`."""
+    names = train_devices(job)
+    if len(names) == 1:
+        return Alone()
+    field = "resources.train.devices"
+    kinds = {named(name, field=field).type for name in names}
+    if len(kinds) > 1 or len(set(names)) < len(names):
+        raise BadInput(
+            "resources.unequal",
+            f"{', '.join(names)} cannot train together.",
+            remedy="Name different devices of one kind, such as cuda:0 and cuda:1.",
+            field=field,
+        )
+    from opdcore.processes.several import lead
+
+    return stack.enter_context(lead(job, run_dir, device=device, count=len(names)))
 
 
 def _read(file: PromptFile | None, role: str) -> tuple[Prompt, ...]:
@@ -217,15 +265,22 @@ def _refuse_ungradable(job: Job, train: tuple[Prompt, ...]) -> None:
         )
 
 
-def pick_device(job: Job) -> torch.device:
-    """The train role's first device; where the job says nothing of it, CUDA if there is any."""
+def train_devices(job: Job) -> tuple[str, ...]:
+    """Names of the devices that train, a process each; without any word of it CUDA if there is any."""
     resource = job.resources.get("train")
     if resource is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if resource.threads:
-        torch.set_num_threads(resource.threads)
-    name = resource.devices[0] if resource.devices else "cpu"
-    return named(name, field="resources.train.devices")
+        return ("cuda" if torch.cuda.is_available() else "cpu",)
+    return resource.devices or ("cpu",)
+
+
+def pick_device(job: Job, rank: int = 0) -> torch.device:
+    """The device of a process; its CPU threads are its share of the job's."""
+    names, resource = train_devices(job), job.resources.get("train")
+    if resource is not None and resource.threads:
+        torch.set_num_threads(max(1, resource.threads // len(names)))
+    elif len(names) > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // len(names)))
+    return named(names[rank], field="resources.train.devices")
 
 
 def only_diagnoses(recipe: Recipe) -> bool:

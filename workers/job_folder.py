@@ -70,8 +70,9 @@ def environment(
 
 def resources(claimed: Claim) -> dict[str, Resource]:
     """The run's resources with the devices that it was given, as its process will see them."""
+    several = len(claimed.devices) > 1
     visible = [
-        f"cuda:{index}" if device.kind == "cuda" else "cpu"
+        f"{device.kind}:{index}" if device.kind == "cuda" or several else "cpu"
         for index, device in enumerate(claimed.devices)
     ]
     asked = {role: Resource.model_validate(one) for role, one in claimed.run.resources.items()}
@@ -89,7 +90,7 @@ def threads() -> int:
 def _granted(asked: Resource, given: Mapping[str, str], visible: list[str]) -> Resource:
     devices = tuple(given[name] for name in asked.devices) or tuple(visible)
     granted = asked.model_dump() | {"devices": tuple(dict.fromkeys(devices))}
-    return Resource.model_validate(granted | {"threads": asked.threads or threads()})
+    return Resource.model_validate(granted | {"threads": asked.threads or threads() * len(visible)})
 
 
 def _prompt_file(home: Path, role: str, storage_key: str) -> Path:

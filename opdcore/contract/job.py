@@ -39,7 +39,11 @@ class PromptSets(Document):
 class Resource(Document):
     """What one role of a run may use."""
 
-    devices: tuple[str, ...] = Field(default=(), description="Such as cuda:0; empty: the CPU.")
+    devices: tuple[str, ...] = Field(
+        default=(),
+        description="Such as cuda:0; empty: the CPU. Of several in train each has a process that "
+        "takes its share of rollouts, passes and optimizer state.",
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; empty: all cores.")
 
 

@@ -14,7 +14,7 @@ import torch
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.evaluation import grade
 from opdcore.models import LoadedModel
-from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts import Rollout, Sampling
 from opdcore.rollouts.rollout import repeats
 from opdcore.verifiers.grading import Grade
 from opdcore.workspace import Workspace
@@ -112,7 +112,7 @@ def draw(
         stop_ids=frozenset(model.renderer.stop_ids),
     )
     generator = torch.Generator().manual_seed(seed)
-    return sample(model, prompts, sampling=sampling, generator=generator)
+    return work.processes.sample(model, prompts, sampling=sampling, generator=generator)
 
 
 def graded(

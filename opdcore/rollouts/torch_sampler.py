@@ -30,17 +30,20 @@ def sample(
     *,
     sampling: Sampling,
     generator: torch.Generator,
+    among: Sequence[int] | None = None,
 ) -> list[Rollout]:
     """One rollout of each prompt's ids, in the prompts' order; `prompt_index` is the row.
 
     `logprobs` are exact under the tempered distribution over the vocabulary, before the nucleus is
-    cut. `generator` is on the CPU, whatever the model's device.
+    cut. `generator` is on the CPU, whatever the model's device. Only the rows `among` are sampled where
+    they are given, as they would be among all.
     """
     rollouts: list[Rollout | None] = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    rows = range(len(prompts)) if among is None else among
+    order = sorted(rows, key=lambda row: len(prompts[row]))
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    for rows in _batches(model, order, prompts, sampling):
-        for row, rollout in zip(rows, _batch(model, rows, prompts, sampling, seed), strict=True):
+    for some in _batches(model, order, prompts, sampling):
+        for row, rollout in zip(some, _batch(model, some, prompts, sampling, seed), strict=True):
             rollouts[row] = rollout
     return [rollout for rollout in rollouts if rollout is not None]
 

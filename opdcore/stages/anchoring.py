@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from opdcore import checkpoints
 from opdcore.checkpoints import Saved
 from opdcore.contract.distill import DistillStage
@@ -17,7 +19,7 @@ def anchor(
 
     A teacher that is an average of the student begins with it.
     """
-    following.enter(work.teachers, work.student, resume)
+    work.processes.everywhere(work, _enter, resume)
     if work.initial is None or not stage.needs_initial:
         return
     if any(work.job.recipe.steps_by_stage[:stage_index]):
@@ -27,4 +29,13 @@ def anchor(
             stage_index=stage_index,
             resumed=resume is not None,
         )
-        checkpoints.restore_weights(entered, work.initial.model)
+        work.processes.everywhere(work, _restore, entered)
+
+
+def _enter(work: Workspace, resume: Saved | None) -> None:
+    following.enter(work.teachers, work.student, resume)
+
+
+def _restore(work: Workspace, entered: Path) -> None:
+    assert work.initial is not None
+    checkpoints.restore_weights(entered, work.initial.model)

@@ -12,7 +12,8 @@ from statistics import fmean
 
 import torch
 
-from opdcore.batches import Batch, cut, response_hidden
+from opdcore import supervision
+from opdcore.batches import response_hidden
 from opdcore.checkpoints import Saved
 from opdcore.collection import Collected, collect
 from opdcore.contract.cold_start import ColdStartStage
@@ -21,10 +22,8 @@ from opdcore.contract.events import Logged, metrics
 from opdcore.device import peak_memory_bytes
 from opdcore.gauges import Clock
 from opdcore.order import seed_of, take
-from opdcore.rollouts import Rollout
-from opdcore.scoring import likelihood, surprise
-from opdcore.stages import saving
-from opdcore.tuning import Tuning
+from opdcore.scoring import surprise
+from opdcore.stages import saving, training
 from opdcore.workspace import Line, Workspace
 
 Responses = Mapping[int, Sequence[int]]
@@ -37,7 +36,7 @@ def cold_start(
     collected = yield from _collected(stage, work, stage_index)
     learned, held_out = _split(stage, collected)
     seed = work.job.recipe.seed
-    tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
+    tuning = training.begin(work, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
 
     for step in range(saved_step + 1, stage.steps + 1):
@@ -51,7 +50,7 @@ def cold_start(
         tuning.optimizer.forget_gradients()
         loss = _learn(stage, work, rows, learned)
         clock.lap("train_seconds")
-        update = tuning.update(step, loss)
+        update = training.update(work, step, loss)
         clock.lap("update_seconds")
 
         after = _nll(stage, work, held_out) if step == stage.steps else None
@@ -75,7 +74,7 @@ def cold_start(
         if step % stage.checkpoint_steps == 0 or step == stage.steps:
             yield from saving.checkpoint(work, tuning, stage_index, step)
             saved_step = step
-    tuning.finish()
+    training.finish(work)
 
 
 def _collected(
@@ -123,18 +122,7 @@ def _learn(
     stage: ColdStartStage, work: Workspace, rows: Sequence[int], responses: Responses
 ) -> float:
     """Back-propagates the mean negative log-likelihood of the responses' tokens, and returns it."""
-    total, student = sum(len(responses[row]) for row in rows), work.student
-    summed = sum(
-        likelihood(
-            response_hidden(student, batch, side=0, precision=stage.precision),
-            student.project,
-            batch.sampled_ids.to(student.device),
-            vocabulary=work.vocabulary,
-            loss_scale=1 / total,
-        )
-        for batch in _batches(stage, work, rows, responses)
-    )
-    return summed / total
+    return supervision.learn(stage, work, {row: responses[row] for row in rows}, weight=1.0)
 
 
 @torch.no_grad()
@@ -150,19 +138,6 @@ def _nll(stage: ColdStartStage, work: Workspace, responses: Responses) -> float 
             batch.sampled_ids.to(student.device),
             vocabulary=work.vocabulary,
         )
-        for batch in _batches(stage, work, list(responses), responses)
+        for batch in supervision.batches(stage, work, responses)
     )
     return summed / sum(len(ids) for ids in responses.values())
-
-
-def _batches(
-    stage: ColdStartStage, work: Workspace, rows: Sequence[int], responses: Responses
-) -> Iterator[Batch]:
-    """The rows' responses after the student's own prompts, those of like length together."""
-    written = [
-        Rollout(row, ids, (0.0,) * len(ids), stopped=True)
-        for row in rows
-        for ids in (tuple(responses[row]),)
-    ]
-    prompts = [[work.prompt_ids[row][0] for row in rows]]
-    return cut(written, prompts, tokens=stage.micro_batch_tokens)

@@ -4,7 +4,7 @@ A step samples rollouts from the student, runs both models over them once, back-
 objective at every response position, and updates the weights. Simplifications, on purpose:
 
 - strictly on-policy: one update for each batch of rollouts, so no importance weights, no clipping;
-- one student and its teachers on one device, without dropout, their weights in float32;
+- one student and its teachers, whole on each device, without dropout, their weights in float32;
 - the loss is a sum over positions divided by their weight in the whole step, so how a step is cut into
   micro-batches changes nothing;
 - everything random is seeded by (seed, stage, step), so a resumed run needs no generator's state.
@@ -26,13 +26,11 @@ from opdcore.gauges import Clock
 from opdcore.horizon import Horizon
 from opdcore.order import seed_of
 from opdcore.passes import back_propagate
-from opdcore.stages import saving
+from opdcore.stages import saving, training
 from opdcore.stages.anchoring import anchor
 from opdcore.stages.measuring import measure
 from opdcore.stages.writing import write
 from opdcore.step_report import ScoredStep
-from opdcore.teachers import following
-from opdcore.tuning import Tuning
 from opdcore.watch import Watch
 from opdcore.workspace import Line, Workspace
 
@@ -44,7 +42,7 @@ def distill(
     drawing = Drawing(stage, work, stage_index=stage_index)
     work, seed = drawing.work, work.job.recipe.seed
     anchor(stage, work, stage_index, resume)
-    tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
+    tuning = training.begin(work, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
     watch, horizon = (
         Watch(stage, work, stage_index=stage_index, resume=resume),
@@ -83,8 +81,8 @@ def distill(
             tracing.read_again(stage, work, stage_index=stage_index, step=step) if traced else None
         )
         clock.lap("train_seconds")
-        update = tuning.update(step, passed.loss)
-        following.follow(work.teachers, work.student)
+        update = training.update(work, step, passed.loss)
+        training.follow(work)
         clock.lap("update_seconds")
 
         scored = ScoredStep(rows, rollouts, grades, passed)
@@ -124,7 +122,7 @@ def distill(
             saved_step = step
         if halts:
             raise watch.ending(step)
-    tuning.finish()
+    training.finish(work)
 
 
 def _horizon(stage: DistillStage, resume: Saved | None) -> Horizon:

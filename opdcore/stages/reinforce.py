@@ -22,11 +22,10 @@ from opdcore.evaluation import grade
 from opdcore.gauges import Clock
 from opdcore.order import draw, seed_of
 from opdcore.reward_passes import learn
-from opdcore.stages import saving
+from opdcore.stages import saving, training
 from opdcore.stages.anchoring import anchor
 from opdcore.stages.measuring import measure
 from opdcore.stages.writing import write
-from opdcore.tuning import Tuning
 from opdcore.workspace import Line, Workspace
 
 
@@ -36,7 +35,7 @@ def reinforce(
     """Trains the workspace's student for the stage's steps, going on from `resume` if given."""
     seed = work.job.recipe.seed
     anchor(stage, work, stage_index, resume)
-    tuning = Tuning(work.student.network, stage, seed=seed_of(seed, stage_index), resume=resume)
+    tuning = training.begin(work, stage, seed=seed_of(seed, stage_index), resume=resume)
     saved_step = resume.step if resume is not None else 0
 
     for step in range(saved_step + 1, stage.steps + 1):
@@ -63,7 +62,7 @@ def reinforce(
         weighed = advantages.weigh(stage, rollouts, grades)
         learned = learn(stage, work, rows, rollouts, weighed)
         clock.lap("train_seconds")
-        update = tuning.update(step, learned.loss)
+        update = training.update(work, step, learned.loss)
         clock.lap("update_seconds")
 
         written = step_report.written(rollouts, grades, work.student.renderer)
@@ -85,4 +84,4 @@ def reinforce(
         if step % stage.checkpoint_steps == 0 or step == stage.steps:
             yield from saving.checkpoint(work, tuning, stage_index, step)
             saved_step = step
-    tuning.finish()
+    training.finish(work)

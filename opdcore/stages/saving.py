@@ -7,6 +7,7 @@ from typing import Any
 
 from opdcore import checkpoints
 from opdcore.contract.events import ArtifactDropped, ArtifactWritten
+from opdcore.stages import training
 from opdcore.teachers.following import averages
 from opdcore.tuning import Tuning
 from opdcore.workspace import Line, Workspace
@@ -31,7 +32,7 @@ def checkpoint(
     saved, written = checkpoints.save(
         root,
         work.student.model,
-        tuning.optimizer,
+        training.state(work),
         stage_index=stage_index,
         step=step,
         recipe_sha256=checkpoints.recipe_sha256(work.job.recipe),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from opdcore.contract.distill import SamplingKnobs
-from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts import Rollout, Sampling
 from opdcore.workspace import Workspace
 
 
@@ -33,4 +33,6 @@ def write(
             work.student, prompts, sampling=sampling, seed=seed, version=version
         )
     generator = torch.Generator().manual_seed(seed)
-    return sample(work.student, prompts, sampling=sampling, generator=generator)
+    return work.processes.sample(
+        work.student, prompts, sampling=sampling, generator=generator
+    )

@@ -47,8 +47,12 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Panel:
-    """`shares` add up to 1; in a batch the members' sides follow the student's."""
+    """`shares` add up to 1; in a batch the members' sides follow the student's.
 
+    `numbers` are the members' among the run's teachers.
+    """
+
+    numbers: tuple[int, ...]
     models: tuple[LoadedModel | ServedModel, ...]
     shares: tuple[float, ...]
 

@@ -84,6 +84,7 @@ class Teachers:
         chosen = [self.members[index] for index in indices]
         total = sum(one.said.weight for one in chosen)
         return Panel(
+            numbers=indices,
             models=tuple(one.model for one in chosen),
             shares=tuple(one.said.weight / total for one in chosen),
         )
@@ -96,6 +97,7 @@ class Teachers:
         rollouts: Sequence[Rollout],
         *,
         tokens: int,
+        parts: int = 1,
     ) -> list[tuple[Panel, Batch]]:
         """Batches of rollouts that the same teachers score; each rollout answers the row at its place."""
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -105,7 +107,8 @@ class Teachers:
         for indices, places in groups.items():
             sides = [[ids[row][side] for row in rows] for side in (0, *(1 + i for i in indices))]
             panel = self.panel(indices)
-            found += [(panel, batch) for batch in cut(rollouts, sides, tokens=tokens, among=places)]
+            batches = cut(rollouts, sides, tokens=tokens, among=places, parts=parts)
+            found += [(panel, batch) for batch in batches]
         return found
 
     def by_lead(self, pool: Pool, rows: Sequence[int]) -> dict[int, list[int]]:

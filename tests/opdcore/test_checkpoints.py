@@ -20,12 +20,11 @@ def trained():
 
 def test_optimizer_state_is_put_back_whole_on_the_device_of_its_parameter(tmp_path):
     layer, optimizer = trained()
-    saved, _ = checkpoints.save(
-        tmp_path, layer, optimizer, stage_index=0, step=1, recipe_sha256="one"
-    )
+    state = checkpoints.optimizer_tensors(layer, optimizer)
+    saved, _ = checkpoints.save(tmp_path, layer, state, stage_index=0, step=1, recipe_sha256="one")
     elsewhere = nn.Linear(3, 2, device="meta")
     fresh = AdamW(elsewhere, DECAY)
-    checkpoints.restore(saved, elsewhere, fresh)
+    checkpoints.restore_optimizer(saved, elsewhere, fresh)
     for parameter in elsewhere.parameters():
         state = fresh.state[parameter]
         assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
