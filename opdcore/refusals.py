@@ -5,11 +5,13 @@ It reads the job's document alone, no file and no model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from opdcore.contract import needs
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import experimental_uses
-from opdcore.contract.errors import BadInput
-from opdcore.contract.job import Job
+from opdcore.contract.errors import BadInput, ErrorInfo
+from opdcore.contract.job import Job, Resource, ResourceRole
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.reinforce import ReinforceStage
 from opdcore.contract.select_prompts import SelectPromptsStage
@@ -40,11 +42,17 @@ def _refuse_unheeded(job: Job) -> None:
     for fault in needs.faults(job.recipe, given):
         field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
         raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)
-    devices = sorted({name for one in job.resources.values() for name in one.devices})
+    for found in resource_faults(job.resources):
+        raise BadInput(found.code, found.message, remedy=found.remedy, field=found.field)
+
+
+def resource_faults(resources: Mapping[ResourceRole, Resource]) -> Iterator[ErrorInfo]:
+    """Devices by role that this version cannot use; the page of a launch refuses by it too."""
+    devices = sorted({name for one in resources.values() for name in one.devices})
     if len(devices) > 1:
-        raise BadInput(
-            "resources.several",
-            f"{', '.join(devices)} were given; this version runs both models on one device.",
+        yield ErrorInfo(
+            code="resources.several",
+            message=f"{', '.join(devices)} were given; this version runs both models on one device.",
             remedy="Name one device.",
             field="resources",
         )
