@@ -5,11 +5,13 @@ It reads the job's document alone, no file and no model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from opdcore.contract import needs
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.document import experimental_uses
-from opdcore.contract.errors import BadInput
-from opdcore.contract.job import Job
+from opdcore.contract.errors import BadInput, ErrorInfo
+from opdcore.contract.job import Job, Resource, ResourceRole
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.reinforce import ReinforceStage
 from opdcore.contract.select_prompts import SelectPromptsStage
@@ -40,24 +42,31 @@ def _refuse_unheeded(job: Job) -> None:
     for fault in needs.faults(job.recipe, given):
         field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
         raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)
-    devices = sorted({name for one in job.resources.values() for name in one.devices})
+    for found in resource_faults(job.resources):
+        raise BadInput(found.code, found.message, remedy=found.remedy, field=found.field)
     training = job.resources["train"].devices if "train" in job.resources else ()
-    if len(devices) > 1 and not set(training).issuperset(devices):
-        raise BadInput(
-            "resources.several",
-            f"{', '.join(devices)} were given, of which train has {', '.join(training) or 'none'}; this "
-            "version runs both models where it trains.",
-            remedy="Name all of them for train, or one device for all roles.",
-            field="resources",
-        )
-    served = [index for index, one in enumerate(job.teachers) if one.served is not None]
-    if len(training) > 1 and any(job.teachers[index].served.endpoint is None for index in served):
+    own = [i for i, one in enumerate(job.teachers) if one.served and one.served.endpoint is None]
+    if len(training) > 1 and own:
         raise BadInput(
             "teachers.own_server",
             "The job would start the teacher's server, which only its first process could ask; it "
             f"trains on {', '.join(training)}.",
             remedy="Name the endpoint of a server that runs already, or train on one device.",
-            field=f"teachers.{served[0]}.served",
+            field=f"teachers.{own[0]}.served",
+        )
+
+
+def resource_faults(resources: Mapping[ResourceRole, Resource]) -> Iterator[ErrorInfo]:
+    """Devices by role that this version cannot use; the page of a launch refuses by it too."""
+    devices = sorted({name for one in resources.values() for name in one.devices})
+    training = resources["train"].devices if "train" in resources else ()
+    if len(devices) > 1 and not set(training).issuperset(devices):
+        yield ErrorInfo(
+            code="resources.several",
+            message=f"{', '.join(devices)} were given, of which train has "
+            f"{', '.join(training) or 'none'}; this version runs both models where it trains.",
+            remedy="Name all of them for train, or one device for all roles.",
+            field="resources",
         )
 
 

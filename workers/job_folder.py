@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from django.conf import settings
 from django.core.files.storage import Storage, storages
 
-from opdcore.contract.job import Resource, ResourceRole
+from opdcore.contract.job import Resource
 from webapp.models import Device, Run
 from webapp.services import runs
+from webapp.services.resources import ROLES, DeviceNeed, parsed
 from workers.leases import Claim
 
 JOB = "job.json"
-ROLES: tuple[ResourceRole, ...] = ("train", "sample", "teacher")
 
 # What the job inherits must not open the database, the broker or the object store to it, nor to
 # code that it runs. The hub's token is what it downloads gated models with.
@@ -69,16 +69,14 @@ def environment(
 
 
 def resources(claimed: Claim) -> dict[str, Resource]:
-    """The run's resources with the devices that it was given, as its process will see them."""
-    several = len(claimed.devices) > 1
-    visible = [
-        f"{device.kind}:{index}" if device.kind == "cuda" or several else "cpu"
-        for index, device in enumerate(claimed.devices)
-    ]
-    asked = {role: Resource.model_validate(one) for role, one in claimed.run.resources.items()}
-    names = sorted({name for one in asked.values() for name in one.devices})
-    given = dict(zip(names, visible, strict=False))
-    return {role: _granted(asked.get(role, Resource()), given, visible) for role in ROLES}
+    """Devices by role as the run's process will see them; a role without its own shares train's."""
+    names = _visible(claimed.devices)
+    by_role = {
+        role: tuple(names[device.pk] for device in of_role)
+        for role, of_role in claimed.held.items()
+    }
+    asked = parsed(claimed.run.resources)
+    return {role: _granted(asked.get(role), by_role.get(role, by_role["train"])) for role in ROLES}
 
 
 def threads() -> int:
@@ -87,10 +85,21 @@ def threads() -> int:
     return max(1, (os.cpu_count() or 1) // slots)
 
 
-def _granted(asked: Resource, given: Mapping[str, str], visible: list[str]) -> Resource:
-    devices = tuple(given[name] for name in asked.devices) or tuple(visible)
-    granted = asked.model_dump() | {"devices": tuple(dict.fromkeys(devices))}
-    return Resource.model_validate(granted | {"threads": asked.threads or threads() * len(visible)})
+def _visible(devices: Sequence[Device]) -> dict[int, str]:
+    """The name of each device in a process that sees the GPUs among them and no other."""
+    gpus = [device.pk for device in devices if device.kind == "cuda"]
+    numbered = {key: f"cuda:{index}" for index, key in enumerate(gpus)}
+    slots = [device.pk for device in devices if device.kind != "cuda"]
+    # A process trains on each, so several have names of their own.
+    numbered |= {
+        key: f"cpu:{index}" if len(slots) > 1 else "cpu" for index, key in enumerate(slots)
+    }
+    return numbered
+
+
+def _granted(asked: DeviceNeed | None, devices: tuple[str, ...]) -> Resource:
+    wanted = asked.threads if asked else None
+    return Resource(devices=devices, threads=wanted or threads() * len(devices))
 
 
 def _prompt_file(home: Path, role: str, storage_key: str) -> Path:

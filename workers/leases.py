@@ -1,12 +1,13 @@
 """Leases: which run may use which devices here, until when; claimed whole or not at all.
 
 A claim is one transaction: it moves the run's row from queued to running in its next attempt, which
-only one worker can do, and takes a lease row on each device, of which there can be one. The oldest
-run comes first, and devices that it waits for are kept for it. It starts no process.
+only one worker can do, and takes a lease row on each device, of which there can be one. Who gets what
+is decided elsewhere, over plain values. It starts no process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,8 +17,10 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from opdcore.contract.job import ResourceRole
 from webapp.models import Device, Lease, Run, Worker
-from webapp.services.machines import candidates, need
+from webapp.services import allocation, resources
+from webapp.services.allocation import Decision, Request, Unit
 
 LEASE_SECONDS = 60
 RENEW_SECONDS = 10
@@ -30,10 +33,15 @@ QUEUE_CHUNK = 100
 
 @dataclass(frozen=True)
 class Claim:
-    """A run that is this worker's to execute, and the devices it holds."""
+    """A run that is this worker's to execute, and the devices it holds, by role."""
 
     run: Run
-    devices: tuple[Device, ...]
+    held: Mapping[ResourceRole, tuple[Device, ...]]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """All of them; its process sees them in this order."""
+        return tuple(device for of_role in self.held.values() for device in of_role)
 
     @property
     def attempt(self) -> int:
@@ -46,22 +54,26 @@ def claim(worker: Worker) -> Claim | None:
         return None
     with transaction.atomic():
         devices = list(Device.objects.select_for_update().filter(worker=worker))
-        leased = set(Lease.objects.filter(device__in=devices).values_list("device_id", flat=True))
-        free = [device for device in devices if device.pk not in leased]
-        for run in _queue(worker).iterator(chunk_size=QUEUE_CHUNK):
-            if not free:
-                break
-            wanted = candidates(need(run), devices)
-            granted = [device for device in wanted if device in free][: need(run).count]
-            if len(wanted) < need(run).count:
-                continue  # another host's run
-            if len(granted) < need(run).count:
-                # What the older run waits for is kept for it.
-                free = [device for device in free if device not in wanted]
-            elif _take(run, worker):
-                taken = Run.objects.get(pk=run.pk)
-                return Claim(taken, _lease(taken, granted))
+        gone: set[int] = set()
+        while (decision := _decide(worker, devices, gone)) is not None:
+            if _take(decision.request.key, worker):
+                return _lease(Run.objects.get(pk=decision.request.key), decision, devices)
+            gone.add(decision.request.key)
     return None
+
+
+def _decide(worker: Worker, devices: Sequence[Device], gone: Collection[int]) -> Decision | None:
+    """The run that may start, with free devices; `gone` are those that another host was given."""
+    leased = set(Lease.objects.filter(device__in=devices).values_list("device_id", flat=True))
+    units = [
+        Unit(one.pk, one.kind, one.memory_bytes, is_free=one.pk not in leased) for one in devices
+    ]
+    if not any(unit.is_free for unit in units):
+        return None
+    queued = _queue(worker).order_by("queued_at", "id").values_list("pk", "resources")
+    oldest = queued[:MOST_QUEUED].iterator(chunk_size=QUEUE_CHUNK)
+    requests = (Request(pk, resources.needs(asked)) for pk, asked in oldest if pk not in gone)
+    return allocation.first_to_start(requests, units)
 
 
 def renew(claimed: Claim) -> bool:
@@ -76,35 +88,45 @@ def release(claimed: Claim) -> None:
 
 
 def _queue(worker: Worker) -> QuerySet[Run]:
-    """Queued runs by age that may run here: new ones, and those whose run folder is here or lost."""
-    runs = Run.objects.filter(status=Run.Status.QUEUED).order_by("queued_at", "id")
+    """Queued runs that may run here: new ones, and those whose run folder is here or lost."""
+    runs = Run.objects.filter(status=Run.Status.QUEUED)
     if not settings.WORKER_SHARED_STATE:
         silent = timezone.now() - timedelta(seconds=HOST_LOST_SECONDS)
         alive = Worker.objects.filter(heartbeat_at__gt=silent).exclude(pk=worker.pk)
         runs = runs.exclude(host__in=alive.values("host"))
-    return runs.defer("snapshot", "notes")[:MOST_QUEUED]
+    return runs
 
 
-def _take(run: Run, worker: Worker) -> bool:
+def _take(run_id: int, worker: Worker) -> bool:
     """The compare-and-swap: true for the one that moves this row from queued to running."""
     now = timezone.now()
-    taken = Run.objects.filter(pk=run.pk, status=Run.Status.QUEUED, attempt=run.attempt).update(
-        status=Run.Status.RUNNING,
-        attempt=F("attempt") + 1,
-        host=worker.host,
-        started_at=Coalesce("started_at", now),
-        finished_at=None,
-        error=None,
+    taken = (
+        _queue(worker)
+        .filter(pk=run_id)
+        .update(
+            status=Run.Status.RUNNING,
+            attempt=F("attempt") + 1,
+            host=worker.host,
+            started_at=Coalesce("started_at", now),
+            finished_at=None,
+            error=None,
+        )
     )
     return taken > 0
 
 
-def _lease(run: Run, devices: list[Device]) -> tuple[Device, ...]:
+def _lease(run: Run, decision: Decision, devices: Sequence[Device]) -> Claim:
+    """Writes a lease row for each device that was granted."""
+    by_key = {device.pk: device for device in devices}
+    granted = decision.granted or {}
+    held = {role: tuple(by_key[key] for key in keys) for role, keys in granted.items()}
     expiry = _expiry()
     Lease.objects.bulk_create(
-        Lease(run=run, device=device, attempt=run.attempt, expires_at=expiry) for device in devices
+        Lease(run=run, device=device, attempt=run.attempt, role=role, expires_at=expiry)
+        for role, of_role in held.items()
+        for device in of_role
     )
-    return tuple(devices)
+    return Claim(run, held)
 
 
 def _expiry() -> datetime:

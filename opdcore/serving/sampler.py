@@ -23,13 +23,18 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class ServedSampler:
-    """A server that is given the student's weights through a folder; `widens` where it is our own."""
+    """A server that is given the student's weights through a folder; `on_cpu` where that is our own."""
 
     served: ServedModel
     folder: Path
-    widens: bool
+    on_cpu: bool
     # Hash of the weights by the version under which they were given.
     _given: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tolerated(self) -> float:
+        """Nats by which both sides' logprobs may differ in the mean: float32 here and there, or bfloat16."""
+        return 2e-3 if self.on_cpu else 0.05
 
     def sample(
         self,
@@ -69,5 +74,5 @@ class ServedSampler:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = json.loads((student.folder / widening.CONFIG).read_bytes())
         weights = adapters.plain_weights(student.model)
-        f = widening.factor(config) if self.widens else 1
+        f = widening.factor(config) if self.on_cpu else 1
         widening.write(weights, config, self.folder / widening.WEIGHTS, f=f)

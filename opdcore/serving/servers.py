@@ -47,7 +47,7 @@ class Servers:
         """The student's own server, whose weights are given to it."""
         model = self.open(served, serving, student.renderer, student.card, name="student")
         return ServedSampler(
-            model, self._folder / "weights", widens=served.endpoint is None and not serving.on_gpu
+            model, self._folder / "weights", on_cpu=served.endpoint is None and not serving.on_gpu
         )
 
     def telling(self, work: Iterator[T], said: Callable[[Logged], T]) -> Iterator[T]:

@@ -1,10 +1,13 @@
-"""Heads as wide as a server's attention can compute: the same model, with zeros between its head dimensions.
+"""A model as vLLM can serve it on a CPU: the same function, with wide enough heads and a head of its own.
 
 vLLM's attention on a CPU knows heads of 32 dimensions and more. A narrower head of d dimensions is spread
 over D = f d: dimension i of either half goes to place f i of the new half, where the rotary angles,
 base^(-2 i / d), are the same. The score's scale 1/sqrt(D) is made good by sqrt(f) in the queries; where
 queries and keys are normalised, by which they are sqrt(f) larger already, by 1/sqrt(f) in the keys' norm.
-It knows tensors by the names that Llama, Qwen2 and Qwen3 give them, and no server.
+
+A head that is tied to the embedding is written out, since there vLLM packs it when it starts and does not
+pack it anew when it reads new weights. It knows tensors by the names that Llama, Qwen2 and Qwen3 give
+them, and no server.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor
 NARROWEST = 32
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _KNOWN = frozenset({"llama", "qwen2", "qwen3"})
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _OUTWARD = ("q_proj", "k_proj", "v_proj")
 
 
@@ -58,9 +62,11 @@ def widened(name: str, tensor: Tensor, config: Mapping[str, Any], f: int) -> Ten
 
 
 def widen_folder(source: Path, target: Path) -> Path:
-    """A folder that a server can serve: the source itself where its heads are wide enough."""
+    """A folder that a server can serve: the source itself where nothing is to be changed."""
     config = json.loads((source / CONFIG).read_bytes())
-    if factor(config) == 1:
+    if config.get("model_type") not in _KNOWN or (
+        factor(config) == 1 and not config.get("tie_word_embeddings")
+    ):
         return source
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
@@ -70,13 +76,18 @@ def widen_folder(source: Path, target: Path) -> Path:
     for file in sorted(source.glob("*.safetensors")):
         tensors |= load_file(file)
     write(tensors, config, target / WEIGHTS, f=factor(config))
-    wide = config | {"head_dim": head_width(config) * factor(config)}
+    wide = config | {
+        "head_dim": head_width(config) * factor(config),
+        "tie_word_embeddings": False,
+    }
     (target / CONFIG).write_text(json.dumps(wide, indent=1), encoding="utf-8")
     return target
 
 
 def write(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path, *, f: int) -> None:
     """The weights as the server reads them, whole or not at all."""
+    if EMBEDDING in tensors and config.get("model_type") in _KNOWN:
+        tensors = {HEAD: tensors[EMBEDDING].clone(), **tensors}
     wide = {
         name: widened(name, tensor.detach(), config, f).contiguous()
         for name, tensor in tensors.items()

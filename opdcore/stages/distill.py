@@ -29,7 +29,7 @@ from opdcore.passes import back_propagate
 from opdcore.stages import saving, training
 from opdcore.stages.anchoring import anchor
 from opdcore.stages.measuring import measure
-from opdcore.stages.writing import write
+from opdcore.stages.writing import sampler_alarm, write
 from opdcore.step_report import ScoredStep
 from opdcore.watch import Watch
 from opdcore.workspace import Line, Workspace
@@ -99,7 +99,7 @@ def distill(
         horizon.observe(positions)
         if not update.made:
             raise update.refusal(passed.loss, step)
-        if alarm := tuning.alarm():
+        for alarm in filter(None, (tuning.alarm(), sampler_alarm(work, values))):
             yield Line(Logged(level="warning", message=alarm), step)
         yield from watch.observe(step, values, positions)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -33,6 +33,15 @@ def write(
             work.student, prompts, sampling=sampling, seed=seed, version=version
         )
     generator = torch.Generator().manual_seed(seed)
-    return work.processes.sample(
-        work.student, prompts, sampling=sampling, generator=generator
+    return work.processes.sample(work.student, prompts, sampling=sampling, generator=generator)
+
+
+def sampler_alarm(work: Workspace, values: Mapping[str, float | None]) -> str | None:
+    """What is wrong where the server that sampled did not have the weights that are trained."""
+    difference = values["sampler_logprob_difference"]
+    if work.sampler is None or difference is None or difference <= work.sampler.tolerated:
+        return None
+    return (
+        f"The server that samples and the trainer differ by {difference:.4f} nats a token, above "
+        f"{work.sampler.tolerated:g}: the rollouts are not quite the student's own."
     )

@@ -26,12 +26,17 @@ def test_a_launch_gives_the_queued_run(project, member, client):
     rows = {"pair": make_pair(project), "recipe": make_recipe(project)}
     rows["train"], rows["held_out"] = make_prompt_set(project), make_prompt_set(project, "held out")
     body = {name: row.public_id for name, row in rows.items()}
-    resources = {"train": {"devices": ["cuda:0"]}}
+    resources = {"train": {"kind": "cuda"}}
     answer = post(client, RUNS, {**body, "name": "First", "resources": resources})
     assert answer.status_code == 201, answer.content
     run = Run.objects.get()
     assert (run.name, run.created_by, run.held_out_set) == ("First", member, rows["held_out"])
-    assert run.resources["train"]["devices"] == ["cuda:0"]
+    assert run.resources["train"] == {
+        "kind": "cuda",
+        "count": 1,
+        "memory_bytes": None,
+        "threads": None,
+    }
     told = answer.json()
     assert told["public_id"] == run.public_id
     assert (told["status"], told["steps_total"], told["created_by"]) == ("queued", 3, "member")

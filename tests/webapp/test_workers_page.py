@@ -108,15 +108,21 @@ def test_the_first_run_starts_and_the_next_waits_for_the_device(project, viewer)
     make_worker()
     make_run(project)
     make_run(project)
-    assert reasons(viewer) == ["It starts in a moment.", "A device must become free."]
+    assert reasons(viewer) == [
+        "It starts in a moment.",
+        "Waits for a device; what is free is kept for older runs.",
+    ]
 
 
 def test_what_an_older_run_waits_for_is_kept_for_it(project, viewer):
     worker = make_worker(devices=("cuda:0", "cuda:1"))
     lease(make_run(project, status="running"), worker.devices.get(name="cuda:0"))
-    make_run(project, resources={"train": {"devices": ["cuda:0", "cuda:1"]}})
-    make_run(project, resources={"train": {"devices": ["cuda:0"]}})
-    assert reasons(viewer) == ["2 GPUs must become free.", "A GPU must become free."]
+    make_run(project, resources={"train": {"kind": "cuda", "count": 2}})
+    make_run(project, resources={"train": {"kind": "cuda"}})
+    assert reasons(viewer) == [
+        "Waits for 2 GPUs; 1 is free, kept for it.",
+        "Waits for a GPU; what is free is kept for older runs.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,7 @@ def test_what_an_older_run_waits_for_is_kept_for_it(project, viewer):
         ({"silent_seconds": 600}, {}, "No worker is running."),
         (
             {},
-            {"resources": {"train": {"devices": ["cuda:0"]}}},
+            {"resources": {"train": {"kind": "cuda"}}},
             "No running worker has a GPU.",
         ),
         (

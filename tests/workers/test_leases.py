@@ -15,11 +15,12 @@ from workers.sweep import Sweep, take_back
 
 DEVICES = tuple(f"cuda:{i}" for i in range(8))
 
-GPU = {"devices": ["cuda:0"]}
+GPU = {"kind": "cuda"}
 
 
 def make_queued(*, devices=(), age_seconds=0, **overrides):
-    resources = {"train": {"devices": list(devices)}} if devices else {}
+    kinds = {name.partition(":")[0] for name in devices}
+    resources = {"train": {"kind": kinds.pop(), "count": len(devices)}} if devices else {}
     queued_at = timezone.now() - timedelta(seconds=age_seconds)
     return make_run(resources=resources, queued_at=queued_at, **overrides)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from opdcore.contract.document import Document
 from opdcore.contract.errors import BadInput, ErrorInfo
-from opdcore.contract.job import Resource, ResourceRole
+from opdcore.contract.job import ResourceRole
 from opdcore.contract.metrics import METRICS
 from webapp.api.references import REFUSALS, WRITE_REFUSALS, Ref, VersionRef
 from webapp.api.scope import actor, chosen, project, visible
@@ -20,6 +20,7 @@ from webapp.models import Artifact, Pair, PromptSet, Recipe, RegisteredModel, Ru
 from webapp.models.runs import RunQuerySet
 from webapp.services import live, run_files, run_list, runs, series
 from webapp.services.asked_parts import AskedParts
+from webapp.services.resources import DeviceNeed
 from webapp.views import downloads
 
 router = Router(tags=["Runs"])
@@ -130,7 +131,10 @@ class LaunchBody(Document):
         description="public_id of the model that writes what a cold start of source writer learns.",
     )
     name: str = Field("", max_length=120, description="Empty: named after pair and recipe.")
-    resources: dict[ResourceRole, Resource] = Field(default_factory=dict)
+    resources: dict[ResourceRole, DeviceNeed] = Field(
+        default_factory=dict,
+        description="Devices by role; absent: one to train on, which all share.",
+    )
 
 
 class CloneBody(Document):

@@ -6,7 +6,7 @@ launch is decided by the services; this form only says at which field.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from django import forms
@@ -18,8 +18,9 @@ from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.evaluation import Evaluation
 from opdcore.contract.recipe import Recipe as RecipeDocument
+from webapp.forms.devices import DevicesForm
 from webapp.forms.knobs import field_of
-from webapp.models import Device, Pair, Project, PromptSet, Recipe, RegisteredModel, Run
+from webapp.models import Pair, Project, PromptSet, Recipe, RegisteredModel, Run
 from webapp.models.recipes import RecipeQuerySet
 from webapp.services.asked_parts import AskedParts
 from webapp.services.recipe_faults import faults_of
@@ -109,7 +110,7 @@ class KnobsForm(forms.Form):
         return content
 
 
-class LaunchForm(forms.Form):
+class LaunchForm(DevicesForm):
     """What a run is made of."""
 
     pair = forms.ModelChoiceField(
@@ -155,10 +156,6 @@ class LaunchForm(forms.Form):
     name = forms.CharField(
         required=False, max_length=120, help_text="Empty: named after its pair and recipe."
     )
-    device = forms.ChoiceField(required=False, help_text="What the run waits for.")
-    threads = forms.IntegerField(
-        required=False, min_value=1, max_value=1024, help_text="Empty: all that the worker grants."
-    )
     parent = forms.ModelChoiceField(
         Run.objects.none(),
         to_field_name="public_id",
@@ -190,7 +187,6 @@ class LaunchForm(forms.Form):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "None"
         for name in ("pair", "train", "teacher_content", "writer", "recipe"):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "Choose one"
-        cast("forms.ChoiceField", self.fields["device"]).choices = _devices()
 
     def _recipes(self, project: Project) -> RecipeQuerySet:
         """The newest version of each, and an older one where the copied run used it."""
@@ -201,25 +197,10 @@ class LaunchForm(forms.Form):
         """What the recipe asks for besides; only of a valid form."""
         return AskedParts(**{role: self.cleaned_data[role] for role in needs.ROLES})
 
-    def resources(self) -> dict[str, Any]:
-        """The run's resources as the contract knows them."""
-        device, threads = self.cleaned_data["device"], self.cleaned_data["threads"]
-        asked = {"devices": [device]} if device else {}
-        asked |= {"threads": threads} if threads else {}
-        return {"train": asked} if asked else {}
-
     def refuse(self, problems: Sequence[ErrorInfo]) -> None:
         """Puts each problem at the field that it names."""
         for problem in problems:
             named = (problem.field or "").partition(".")[0]
+            named = "device" if named == "resources" else named
             field = named if named in self.fields else None
             self.add_error(field, f"{problem.message} {problem.remedy}")
-
-
-def _devices() -> Iterator[tuple[str, str]]:
-    yield "", "Any free device"
-    kinds = set(Device.objects.values_list("kind", flat=True))
-    if "cpu" in kinds:
-        yield "cpu", "The processor"
-    if "cuda" in kinds:
-        yield "cuda:0", "One GPU"

@@ -44,14 +44,25 @@ class Device(models.Model):
 class Lease(models.Model):
     """A run's claim on a device; the one row per device is what excludes a second executor."""
 
+    class Role(models.TextChoices):
+        TRAIN = "train", "Train"
+        SAMPLE = "sample", "Sample"
+        TEACHER = "teacher", "Teacher"
+
     run = models.ForeignKey(Run, models.CASCADE, related_name="leases")
     device = models.OneToOneField(Device, models.CASCADE, related_name="lease")
     attempt = models.PositiveIntegerField()
+    role = models.CharField(max_length=8, choices=Role, default=Role.TRAIN)
     expires_at = models.DateTimeField()
 
     class Meta:
         ordering = ["expires_at"]
         indexes = [models.Index(fields=["expires_at"], name="lease_by_expiry")]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(role__in=["train", "sample", "teacher"]), name="lease_role"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.device} for {self.run_id}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from django.conf import settings
 
@@ -13,11 +14,13 @@ from opdcore.contract.errors import BadInput, ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.recipe import Stage
 from opdcore.inspection import ModelCard
+from opdcore.refusals import resource_faults
 from webapp.models import Pair, PromptSet, RegisteredModel
 from webapp.services import estimates
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.checkpoints import folder_of
 from webapp.services.launch_preview import examples, prompts_with, tag_sets
+from webapp.services.resources import as_job
 
 # Left free beside a run's own files, for the database and the logs of everything else.
 SPARE_DISK_BYTES = 256 << 20
@@ -30,6 +33,7 @@ def problems(
     train: PromptSet,
     held_out: PromptSet | None,
     asked: AskedParts = NOTHING_ASKED,
+    resources: Mapping[str, Any] | None = None,
 ) -> list[ErrorInfo]:
     """Everything that would make the run fail, or say nothing, after it started."""
     return [
@@ -50,6 +54,7 @@ def problems(
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
         *_of_disk(pair, recipe),
+        *resource_faults(as_job(resources or {})),
     ]
 
 

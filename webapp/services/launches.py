@@ -16,7 +16,7 @@ from django.db import transaction
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.models import Pair, Project, PromptSet, Recipe, Run, User
-from webapp.services import estimates, launch_checks, launch_preview, recipes, runs
+from webapp.services import estimates, launch_checks, launch_preview, machines, recipes, runs
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.estimates import Needs
 from webapp.services.launch_preview import Side
@@ -67,9 +67,10 @@ def review(choice: Choice) -> Review:
         "held_out": choice.held_out,
         "asked": choice.asked,
     }
-    problems = launch_checks.problems(pair, document, **sets)  # type: ignore[arg-type]
+    problems = launch_checks.problems(pair, document, **sets, resources=choice.resources)  # type: ignore[arg-type]
     readable = not any(one.code == "launch.prompt_set_not_ready" for one in problems)
     warned = launch_preview.warnings(pair, document, **sets) if readable else []  # type: ignore[arg-type]
+    warned += machines.misfits(choice.resources or {})
     return Review(
         problems=problems,
         warnings=warned,

@@ -1,4 +1,4 @@
-"""Workers, their devices and the queue: what a run needs, where that is, and what it waits for.
+"""Workers, their devices and the queue: who holds what, and what waits for what.
 
 Workers are the installation's and not a project's, so a run of a project that the reader is not in
 shows only as somebody's. It claims nothing: workers do, and a message to them may be lost.
@@ -6,18 +6,24 @@ shows only as somebody's. It claims nothing: workers do, and a message to them m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
-from django.conf import settings
 from django.core.cache import cache
+from django.db.models import QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from opdcore.contract.errors import ErrorInfo
 from webapp.celery import app
 from webapp.models import Device, Run, User, Worker
+from webapp.services import waiting_reasons
+from webapp.services.allocation import Request, Unit, decisions
+from webapp.services.resources import needs, words
+from webapp.services.waiting_reasons import There
 
 log = structlog.get_logger(__name__)
 
@@ -27,21 +33,6 @@ WARM_PAUSE_SECONDS = 30
 # A worker says that it lives every ten seconds.
 FRESH_SECONDS = 45
 SHOWN_QUEUE = 100
-KINDS = {"cpu": "processor", "cuda": "GPU"}
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a run asks for; no kind means the best that the host has."""
-
-    count: int
-    kind: str | None
-
-    @property
-    def words(self) -> str:
-        """As a person says it, such as `2 GPUs`."""
-        name = KINDS.get(self.kind, self.kind) if self.kind else "device"
-        return f"a {name}" if self.count == 1 else f"{self.count} {name}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +42,7 @@ class Place:
     device: Device
     run: Run | None
     lease_until: datetime | None
+    role: str | None = None
 
     @property
     def is_free(self) -> bool:
@@ -82,6 +74,17 @@ class Host:
     def is_fresh(self) -> bool:
         return self.silent_seconds <= FRESH_SECONDS
 
+    @property
+    def there(self) -> There:
+        """The host as the allocator sees it."""
+        return There(
+            self.worker.host,
+            tuple(
+                Unit(one.device.pk, one.device.kind, one.device.memory_bytes, one.is_free)
+                for one in self.places
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -90,7 +93,7 @@ class Waiting:
     place: int
     run: Run | None
     since: datetime
-    need: Need
+    asked: str
     reason: str
 
     @property
@@ -149,31 +152,54 @@ def warm() -> None:
         log.info("broker away: the next launch may start cold", error=str(error))
 
 
-def need(run: Run) -> Need:
-    """Devices named in the run's resources, counted over its roles; one where none is named."""
-    names = {name for role in run.resources.values() for name in role.get("devices", ())}
-    kinds = {name.partition(":")[0] for name in names}
-    return Need(max(1, len(names)), kinds.pop() if len(kinds) == 1 else None)
-
-
-def candidates(wanted: Need, devices: Sequence[Device]) -> list[Device]:
-    """Devices of the kind that is wanted, or of the best kind where any will do."""
-    kind = wanted.kind or ("cuda" if any(device.kind == "cuda" for device in devices) else "cpu")
-    return [device for device in devices if device.kind == kind]
-
-
 def state(user: User) -> State:
     """Workers, devices and queue as the user may see them."""
     mine = set(Run.objects.visible_to(user).active().values_list("pk", flat=True))
     hosts = _hosts(mine)
-    queued = Run.objects.filter(status=Run.Status.QUEUED)
-    rows = queued.select_related("project", "pair", "created_by").order_by("queued_at", "id")
+    rows = _queued().select_related("project", "pair", "created_by")
     rows = rows.defer("snapshot", "notes", "pair__token_map_report")[:SHOWN_QUEUE]
+    reasons = waiting_reasons.of(list(rows), [host.there for host in hosts if host.is_fresh])
     queue = tuple(
-        Waiting(place, run if run.pk in mine else None, run.queued_at, need(run), reason)
-        for place, (run, reason) in enumerate(_reasons(list(rows), hosts), start=1)
+        Waiting(
+            place,
+            run if run.pk in mine else None,
+            run.queued_at,
+            words(needs(run.resources)),
+            reasons[run.pk],
+        )
+        for place, run in enumerate(rows, start=1)
     )
-    return State(hosts, queue, queued.count())
+    return State(hosts, queue, _queued().count())
+
+
+def reason(run: Run) -> str | None:
+    """What a queued run waits for; None where it does not wait, or far behind in the queue."""
+    if run.status != Run.Status.QUEUED:
+        return None
+    hosts = [host.there for host in _hosts(set()) if host.is_fresh]
+    rows = _queued().only("pk", "host", "resources")[:SHOWN_QUEUE]
+    return waiting_reasons.of(list(rows), hosts).get(run.pk)
+
+
+def misfits(asked: Mapping[str, Any]) -> list[ErrorInfo]:
+    """Says so where no worker that is running has what a run asks for, so that it would wait."""
+    hosts = [host.there for host in _hosts(set()) if host.is_fresh]
+    request = Request(0, needs(asked))
+    if not hosts or any(next(decisions([request], host.units)).fits for host in hosts):
+        return []
+    return [
+        ErrorInfo(
+            code="launch.no_such_device",
+            message=f"No running worker has {words(request.needs)}.",
+            remedy="The run waits until one does: start a worker there, or ask for less.",
+            field="resources",
+        )
+    ]
+
+
+def _queued() -> QuerySet[Run]:
+    """Waiting runs as they come to be claimed."""
+    return Run.objects.filter(status=Run.Status.QUEUED).order_by("queued_at", "id")
 
 
 def _hosts(mine: set[int]) -> tuple[Host, ...]:
@@ -189,39 +215,5 @@ def _place(device: Device, mine: set[int]) -> Place:
     if not hasattr(device, "lease"):
         return Place(device, None, None)
     lease = device.lease
-    return Place(device, lease.run if lease.run_id in mine else None, lease.expires_at)
-
-
-def _reasons(runs: Sequence[Run], hosts: Sequence[Host]) -> list[tuple[Run, str]]:
-    """Why each run is not running yet. What an older run waits for is kept for it."""
-    free = {place.device.pk for host in hosts for place in host.places if place.is_free}
-    told = []
-    for run in runs:
-        reason, kept = _reason(run, hosts, free)
-        free -= kept
-        told.append((run, reason))
-    return told
-
-
-def _reason(run: Run, hosts: Sequence[Host], free: set[int]) -> tuple[str, set[int]]:
-    """The reason, and the devices that are kept for this run from here on."""
-    wanted = need(run)
-    there = [host for host in hosts if host.is_fresh]
-    if not there:
-        return "No worker is running.", set()
-    if run.host and not settings.WORKER_SHARED_STATE:
-        own = [host for host in there if host.worker.host == run.host]
-        if not own:
-            return f"Its run folder is on {run.host}, whose worker is silent.", set()
-        there = own
-    suited = [candidates(wanted, [place.device for place in host.places]) for host in there]
-    suited = [devices for devices in suited if len(devices) >= wanted.count]
-    if not suited:
-        return f"No running worker has {wanted.words}.", set()
-    for devices in suited:
-        granted = [device.pk for device in devices if device.pk in free][: wanted.count]
-        if len(granted) == wanted.count:
-            return "It starts in a moment.", set(granted)
-    kept = {device.pk for devices in suited for device in devices}
-    busy = f"{wanted.words} must become free."
-    return busy[:1].upper() + busy[1:], kept
+    held_by = lease.run if lease.run_id in mine else None
+    return Place(device, held_by, lease.expires_at, lease.get_role_display())

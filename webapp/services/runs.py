@@ -34,6 +34,7 @@ from webapp.models.ownership import Owned
 from webapp.permissions import Action, require
 from webapp.services import audit, launch_checks
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
+from webapp.services.resources import as_job, as_stored
 from webapp.version import code_version
 
 log = structlog.get_logger(__name__)
@@ -79,7 +80,10 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     _same_project(project, pair=pair, recipe=recipe, train=train, held_out=held_out, parent=parent)
     _same_project(project, **asked.by_role())
     document = recipe.contract
-    found = launch_checks.problems(pair, document, train=train, held_out=held_out, asked=asked)
+    wanted = as_stored(resources or {})
+    found = launch_checks.problems(
+        pair, document, train=train, held_out=held_out, asked=asked, resources=wanted
+    )
     if found:
         raise LaunchRefused(found)
     run = Run.objects.create(
@@ -95,7 +99,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         writer=asked.writer,
         parent=parent,
         relation=relation,
-        resources=_resources(resources or {}),
+        resources=wanted,
         steps_total=sum(document.steps_by_stage),
         snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
         | {"start": start, "lineage": lineage},
@@ -282,7 +286,7 @@ def job_document(
             "writer": (frozen.get("writer") or {}).get("participant"),
             "prompt_sets": _prompt_files(files, frozen["prompt_sets"]),
             "recipe": frozen["recipe"]["document"],
-            "resources": run.resources if resources is None else resources,
+            "resources": as_job(run.resources) if resources is None else resources,
             "start": _start(files.start, frozen["start"]) if files.start else None,
             "response_cache": str(files.response_cache) if files.response_cache else None,
             "lab_version": frozen["lab_version"],
@@ -377,13 +381,6 @@ def _prompt_files(files: LocalFiles, frozen: dict[str, Any]) -> PromptSets:
 
 def _start(folder: Path, frozen: dict[str, Any]) -> StartCheckpoint:
     return StartCheckpoint(path=str(folder), sha256=frozen["sha256"])
-
-
-def _resources(asked: dict[str, Any]) -> dict[str, Any]:
-    return {
-        role: Resource.model_validate(resource).model_dump(mode="json")
-        for role, resource in asked.items()
-    }
 
 
 def _name(pair: Pair, recipe: Recipe, project: Project) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from webapp.models import Pair, Project, PromptSet, Recipe, Run, User
 from webapp.services.asked_parts import AskedParts
+from webapp.services.resources import GIB, parsed
 
 Parts = dict[str, str]
 
@@ -25,15 +26,28 @@ def of_user(user: User, project: Project) -> Parts:
 
 def of_run(run: Run) -> Parts:
     """The run's own."""
-    devices = run.resources.get("train", {}).get("devices", ())
     return {
         "pair": run.pair.public_id,
         "train": run.train_set.public_id,
         "held_out": run.held_out_set.public_id if run.held_out_set else "",
         "recipe": run.recipe.public_id,
         **{role: one.public_id for role, one in AskedParts.of_run(run).given()},
-        "device": next(iter(devices), ""),
+        **_devices(run),
     }
+
+
+def _devices(run: Run) -> Parts:
+    """What it asked of the devices, by the fields of the form."""
+    asked = parsed(run.resources)
+    of_train = asked.get("train")
+    kind = of_train.kind or "" if of_train else ""
+    threads = of_train.threads if of_train else None
+    found = {"device": kind} | ({"threads": str(threads)} if threads else {})
+    for role, need in asked.items():
+        found[f"{role}_devices"] = str(need.count)
+        if need.memory_bytes:
+            found[f"{role}_memory"] = f"{need.memory_bytes / GIB:g}"
+    return found
 
 
 def of_laboratory(project: Project) -> Parts:

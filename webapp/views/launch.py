@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from opdcore.contract import needs
 from opdcore.contract.errors import BadInput
+from webapp.forms.devices import DEVICE_FIELDS
 from webapp.forms.launch import KnobsForm, LaunchForm
 from webapp.models import Pair, Project, PromptSet, Recipe, Run
 from webapp.permissions import allows, require
@@ -21,7 +22,7 @@ from webapp.services.runs import LaunchRefused
 from webapp.views.scope import actor, chosen_project
 
 NO_CONTENT = 204
-FIELDS = ("pair", "train", "held_out", "recipe", "name", "device", "threads")
+FIELDS = ("pair", "train", "held_out", "recipe", "name", *DEVICE_FIELDS)
 # What is shown only where the recipe asks for it.
 ASKED_FIELDS = needs.ROLES
 

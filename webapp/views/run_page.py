@@ -6,6 +6,7 @@ Everything comes from the database, so a reload shows what was shown before it.
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import yaml
 from django.http import HttpRequest, HttpResponse
@@ -20,12 +21,15 @@ from webapp.permissions import allows
 from webapp.services import (
     diagnosis_report,
     health,
+    machines,
     run_files,
     run_report,
     selections,
     series,
     traces,
 )
+from webapp.services.resources import needs as machine_needs
+from webapp.services.resources import words
 from webapp.services.run_report import Evaluations
 from webapp.views.run_charts import CURVE_KEYS, HEAT_KEYS, groups_of, rung, uncharted
 from webapp.views.scope import visible
@@ -59,7 +63,7 @@ def page(request: HttpRequest, public_id: str) -> HttpResponse:
 def status(request: HttpRequest, public_id: str) -> HttpResponse:
     """Badges, actions, stages and result; nothing where the page shows them already."""
     run = _run(request, public_id)
-    if request.GET.get("seen") == _fingerprint(run):
+    if request.GET.get("seen") == _fingerprint(run, machines.reason(run)):
         return HttpResponse(status=NO_CONTENT)
     return render(request, "runs/_status_update.html", _status(request, run))
 
@@ -152,6 +156,8 @@ def details(request: HttpRequest, public_id: str) -> HttpResponse:
         ],
         "recipe_yaml": yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
         "versions": run_report.versions(run),
+        "devices_asked": words(machine_needs(run.resources)),
+        "leases": run.leases.select_related("device").order_by("role", "device"),
         "children": run.children.only("public_id", "name", "status", "relation"),
     }
     return render(request, "runs/_details.html", context)
@@ -165,10 +171,12 @@ def _run(request: HttpRequest, public_id: str) -> Run:
 
 def _status(request: HttpRequest, run: Run) -> dict[str, Any]:
     evaluations = run_report.evaluations(run) if run.outcome else None
+    waits = machines.reason(run)
     return {
         "run": run,
-        "fingerprint": _fingerprint(run),
+        "fingerprint": _fingerprint(run, waits),
         "stages": run_report.stages(run),
+        "waits": waits,
         "only_diagnoses": {span.kind for span in series.stages(run)} == {"diagnose"},
         "ladder": _ladder(evaluations) if evaluations else [],
         "has_output": run.artifacts.filter(kind="output", dropped=False).exists(),
@@ -195,12 +203,14 @@ def _diagnosis(run: Run) -> dict[str, Any]:
     }
 
 
-def _fingerprint(run: Run) -> str:
+def _fingerprint(run: Run, waits: str | None) -> str:
     """Changes whenever the status part of the page would."""
     health = run.health["code"] if run.health else ""
     outcome = run.outcome["code"] if run.outcome else ""
     stopping = "stopping" if run.is_stopping else ""
-    parts = (run.status, stopping, run.attempt, run.stage_index, health, outcome, run.review)
+    waiting = f"{crc32(waits.encode()):x}" if waits else ""
+    state = (run.status, waiting, stopping, run.attempt, run.stage_index)
+    parts = (*state, health, outcome, run.review)
     return "-".join(str(part) for part in parts if part not in ("", None))
 
 
