@@ -50,14 +50,14 @@ def _refuse_unheeded(job: Job) -> None:
             remedy="Name all of them for train, or one device for all roles.",
             field="resources",
         )
-    served = [index for index, one in enumerate(job.teachers) if one.served is not None]
-    if len(training) > 1 and any(job.teachers[index].served.endpoint is None for index in served):
+    own = [i for i, one in enumerate(job.teachers) if one.served and one.served.endpoint is None]
+    if len(training) > 1 and own:
         raise BadInput(
             "teachers.own_server",
             "The job would start the teacher's server, which only its first process could ask; it "
             f"trains on {', '.join(training)}.",
             remedy="Name the endpoint of a server that runs already, or train on one device.",
-            field=f"teachers.{served[0]}.served",
+            field=f"teachers.{own[0]}.served",
         )
 
 

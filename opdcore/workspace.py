@@ -228,7 +228,7 @@ def _processes(job: Job, run_dir: Path, device: torch.device, stack: ExitStack) 
         return Alone()
     field = "resources.train.devices"
     kinds = {named(name, field=field).type for name in names}
-    if len(kinds) > 1 or len(set(names)) < len(names):
+    if len(kinds) > 1 or ("cuda" in kinds and len(set(names)) < len(names)):
         raise BadInput(
             "resources.unequal",
             f"{', '.join(names)} cannot train together.",

@@ -14,7 +14,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from opdcore.models import LoadedModel
-from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts import Responder, Rollout, Sampling, sample
 from opdcore.tuning import Tuning
 
 W = TypeVar("W")
@@ -67,7 +67,7 @@ class Processes(Protocol):
 
     def sample(
         self,
-        model: LoadedModel,
+        model: LoadedModel | Responder,
         prompts: Sequence[Sequence[int]],
         *,
         sampling: Sampling,
@@ -106,7 +106,7 @@ class Alone:
 
     def sample(
         self,
-        model: LoadedModel,
+        model: LoadedModel | Responder,
         prompts: Sequence[Sequence[int]],
         *,
         sampling: Sampling,

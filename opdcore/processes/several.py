@@ -22,7 +22,7 @@ from opdcore.contract.job import Job
 from opdcore.models import LoadedModel
 from opdcore.processes.crew import Crew
 from opdcore.processes.group import Group
-from opdcore.rollouts import Rollout, Sampling, sample
+from opdcore.rollouts import Responder, Rollout, Sampling, sample, torch_sampler
 from opdcore.tuning import Tuning
 
 W = TypeVar("W")
@@ -100,7 +100,7 @@ class Several:
 
     def sample(
         self,
-        model: LoadedModel,
+        model: LoadedModel | Responder,
         prompts: Sequence[Sequence[int]],
         *,
         sampling: Sampling,
@@ -142,7 +142,7 @@ class Work(Protocol):
     def processes(self) -> Any: ...  # noqa: ANN401 - Processes, of which only Several is meant here
 
     @property
-    def models(self) -> Sequence[LoadedModel]:
+    def models(self) -> Sequence[LoadedModel | Responder]:
         """The student and its teachers, in the same order everywhere."""
         ...
 
@@ -193,8 +193,10 @@ def _sampled(work: Work, asked: _Asked, spans: Sequence[range]) -> list[list[Rol
     group: Group = work.processes.group
     generator = torch.Generator()
     generator.set_state(asked.drawing)
-    rollouts = sample(
-        work.models[asked.model],
+    model = work.models[asked.model]
+    assert isinstance(model, LoadedModel)
+    rollouts = torch_sampler.sample(
+        model,
         asked.prompts,
         sampling=asked.sampling,
         generator=generator,
@@ -203,7 +205,12 @@ def _sampled(work: Work, asked: _Asked, spans: Sequence[range]) -> list[list[Rol
     return group.collect(rollouts)
 
 
-def _number(model: LoadedModel, models: Sequence[LoadedModel]) -> int | None:
+def _number(
+    model: LoadedModel | Responder, models: Sequence[LoadedModel | Responder]
+) -> int | None:
+    """The number by which all processes know a loaded model; None where they do not."""
+    if not isinstance(model, LoadedModel):
+        return None
     return next((number for number, one in enumerate(models) if one is model), None)
 
 

@@ -33,6 +33,4 @@ def write(
             work.student, prompts, sampling=sampling, seed=seed, version=version
         )
     generator = torch.Generator().manual_seed(seed)
-    return work.processes.sample(
-        work.student, prompts, sampling=sampling, generator=generator
-    )
+    return work.processes.sample(work.student, prompts, sampling=sampling, generator=generator)
