@@ -89,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     job = documents.read(Job, arguments.job)
+    from opdcore.processes import launched
+
+    if rank := launched.rank():
+        from opdcore.peer import serve
+
+        return serve(job, arguments.run_dir, rank=rank, meeting=None, told=lambda _: None)
     from opdcore.execution import execute
 
     sink = _open_events(arguments.events)

@@ -41,7 +41,7 @@ def named(name: str, *, field: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise _missing(name, f"is not among this machine's {count} CUDA devices", field)
-    # cpu:0 and cpu:1 are two processes' shares of one CPU.
+    # cpu:0 and cpu:1 are shares of one CPU.
     return torch.device("cpu") if device.type == "cpu" else device
 
 

@@ -24,11 +24,21 @@ from opdcore.workspace import Workspace, pick_device, prepare, train_devices
 
 def main(argv: Sequence[str]) -> int:
     """Serve the run's first process until it is done."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     told = _first_line()
     rank, meeting, run_dir = int(argv[0]), Path(argv[1]), Path(argv[2])
     job = Job.model_validate_json(sys.stdin.buffer.read())
+    return serve(job, run_dir, rank=rank, meeting=meeting, told=told)
+
+
+def serve(
+    job: Job, run_dir: Path, *, rank: int, meeting: Path | None, told: Callable[[str], None]
+) -> int:
+    """Be the job's process of that number until the first one is done; the exit code.
+
+    `told` hears null once the models are loaded, or else the error with which this process ends.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
         place = Place(rank, len(train_devices(job)), pick_device(job, rank), meeting)
         with ExitStack() as stack:

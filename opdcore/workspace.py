@@ -43,7 +43,7 @@ from opdcore.evaluation import Evaluator, Reader, check_context
 from opdcore.models import LoadedModel, adapters, load
 from opdcore.models.network import Network
 from opdcore.pool import Pool
-from opdcore.processes import Alone, Processes
+from opdcore.processes import Alone, Processes, launched
 from opdcore.prompt_ids import PromptIds
 from opdcore.rollouts import Rollout
 from opdcore.serving.model import ServedModel
@@ -223,12 +223,18 @@ def prepare(
 
 def _processes(job: Job, run_dir: Path, device: torch.device, stack: ExitStack) -> Processes:
     """One process a device; the others are started here, and end with `stack`."""
-    names = train_devices(job)
+    names, field = train_devices(job), "resources.train.devices"
+    if launched.count() not in (1, len(names)):
+        raise BadInput(
+            "resources.launched",
+            f"{launched.count()} processes were launched for {', '.join(names)}.",
+            remedy="Launch as many processes as devices are named, or none but the job itself.",
+            field=field,
+        )
     if len(names) == 1:
         return Alone()
-    field = "resources.train.devices"
     kinds = {named(name, field=field).type for name in names}
-    if len(kinds) > 1 or len(set(names)) < len(names):
+    if len(kinds) > 1 or ("cuda" in kinds and len(set(names)) < len(names)):
         raise BadInput(
             "resources.unequal",
             f"{', '.join(names)} cannot train together.",

@@ -1,8 +1,9 @@
 """The other processes of a run: started by the first one, watched by it, and ended with it.
 
-Each is `python -m opdcore.peer`, tied to this process by `leash`, so that none outlives it. accelerate
-and torchrun would start them too, but they pass on no descriptor for events, make every exit code 1, and
-leave their children alone when they are killed. It knows no stage and no torch.distributed group.
+Each is `python -m opdcore.peer`, tied to this process by `leash`, so that none outlives it. accelerate and
+torchrun can start them too (see `launched`), but a job starts them itself: those launchers pass on no
+descriptor for events, turn every exit code into 1, leave their children alone when they are killed, and
+accelerate starts none on a CPU without MPI. It knows no stage and no torch.distributed group.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ class Talk(Protocol):
 
 
 class Crew:
-    """The processes from number 1 on."""
+    """The processes from number 1 on; without a `meeting` a launcher has started and watches them."""
 
-    def __init__(self, job: Job, run_dir: Path, *, count: int, meeting: Path) -> None:
+    def __init__(self, job: Job, run_dir: Path, *, count: int, meeting: Path | None) -> None:
         self._talk: Talk | None = None
         self._is_broken = False
-        self._peers = [
-            _started(job, run_dir, rank=rank, meeting=meeting) for rank in range(1, count)
-        ]
+        self._peers = []
+        if meeting is not None:
+            ranks = range(1, count)
+            self._peers = [_started(job, run_dir, rank=rank, meeting=meeting) for rank in ranks]
 
     def await_ready(self) -> None:
         """Return once everyone has loaded its models; raises what kept one of them from it."""

@@ -28,9 +28,11 @@ PATIENCE = timedelta(days=7)
 
 
 class Group:
-    """This process as number `rank` of `count`; they meet by a file that all of them can reach."""
+    """This process as number `rank` of `count`; they meet by a file, or where a launcher says."""
 
-    def __init__(self, meeting: Path, *, rank: int, count: int, device: torch.device) -> None:
+    def __init__(
+        self, meeting: Path | None, *, rank: int, count: int, device: torch.device
+    ) -> None:
         self.rank, self.count, self.device = rank, count, device
         on_gpus = device.type == "cuda"
         if on_gpus:
@@ -38,7 +40,7 @@ class Group:
         with _on_this_machine():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-                store=dist.FileStore(str(meeting), count),
+                store=None if meeting is None else dist.FileStore(str(meeting), count),
                 rank=rank,
                 world_size=count,
                 timeout=None if on_gpus else PATIENCE,

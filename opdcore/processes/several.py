@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from opdcore.contract.job import Job
 from opdcore.models import LoadedModel
+from opdcore.processes import launched
 from opdcore.processes.crew import Crew
 from opdcore.processes.group import Group
 from opdcore.rollouts import Responder, Rollout, Sampling, sample, torch_sampler
@@ -32,12 +33,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Place:
-    """A process among the others: its number, how many there are, its device, and where they meet."""
+    """A process among the others: its number, how many there are, its device, and where they meet.
+
+    `meeting` is None where a launcher started them, which tells where.
+    """
 
     rank: int
     count: int
     device: torch.device
-    meeting: Path
+    meeting: Path | None
 
 
 class Several:
@@ -125,9 +129,9 @@ class Several:
 
 @contextmanager
 def lead(job: Job, run_dir: Path, *, device: torch.device, count: int) -> Iterator[Several]:
-    """Start the run's other processes; they end when this context does."""
+    """Start the run's other processes, unless a launcher has; they end when this context does."""
     with TemporaryDirectory(prefix="stillroom-") as folder:
-        meeting = Path(folder) / "meeting"
+        meeting = None if launched.count() > 1 else Path(folder) / "meeting"
         crew = Crew(job, run_dir, count=count, meeting=meeting)
         try:
             yield Several(Place(0, count, device, meeting), crew)

@@ -209,6 +209,28 @@ def test_the_largest_task_goes_to_whoever_has_the_least():
     assert dealt([7], 3) == [[0], [], []]
 
 
+def test_a_launchers_processes_are_one_run(tmp_path, together):
+    job = tmp_path / "job.json"
+    job.write_text(laboratory_job(tmp_path, TWO).model_dump_json())
+    command = ["-m", "opdcore", "run", job, "--run-dir", tmp_path / "run"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [sys.executable, *launcher, *command, "--events", tmp_path / "events.jsonl"], check=True
+    )
+    found = load_file(tmp_path / "run" / OUTPUT)
+    assert all(torch.equal(found[name], value) for name, value in together.weights().items())
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "events.jsonl").open()]
+    assert kinds == [event.kind for event in together.events]
+
+
+def test_a_run_in_one_process_loads_nothing_of_several():
+    program = (
+        "import sys, opdcore.execution, opdcore.peer\n"
+        "sys.exit(bool({'torch.distributed.fsdp', 'torch.distributed.tensor'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def peers_of(pid):
     return [p for p in psutil.Process(pid).children() if "opdcore.peer" in p.cmdline()]
 

@@ -181,6 +181,27 @@ def test_several_devices_are_refused_and_not_passed_over(tmp_path):
     assert (info.code, info.field) == ("resources.several", "resources")
 
 
+@pytest.mark.parametrize(
+    ("devices", "code"),
+    [(["cpu:0", "cuda:9"], "device.missing"), (["cpu:0", "meta"], "device.missing")],
+)
+def test_devices_that_cannot_train_together_are_refused(tmp_path, devices, code):
+    info = refused(tmp_path, resources={"train": {"devices": devices}})
+    assert (info.code, info.field) == (code, "resources.train.devices")
+
+
+def test_a_server_of_the_jobs_own_is_refused_to_several_processes(tmp_path):
+    student, teacher = make_pair(tmp_path)
+    served = {"model": {"kind": "local", "path": str(teacher)}, "served": {}}
+    info = refused(
+        tmp_path,
+        pair=(student, teacher),
+        teachers=[served],
+        resources={"train": {"devices": ["cpu:0", "cpu:1"]}},
+    )
+    assert (info.code, info.field) == ("teachers.own_server", "teachers.0.served")
+
+
 def test_a_start_with_adapters_that_are_not_merged_is_refused(tmp_path):
     start = tmp_path / "start"
     start.mkdir()
