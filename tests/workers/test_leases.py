@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from tests.workers.rows import make_run
 from webapp.models import Device, Lease, Run, Worker
-from workers import leases, sweep
+from workers import job_folder, leases, sweep
 from workers.sweep import Sweep, take_back
 
 DEVICES = tuple(f"cuda:{i}" for i in range(8))
@@ -286,3 +286,66 @@ def test_registering_again_keeps_devices_and_drops_those_that_are_gone(host):
     kept = Device.objects.get(name="cuda:0").pk
     host("cuda:0")
     assert list(Device.objects.values_list("pk", "name")) == [(kept, "cuda:0")]
+
+
+def random_needs(rng):
+    """One to three roles of one kind, which eight devices of two kinds can always serve."""
+    kind, most = rng.choice([("cuda", 5), ("cuda", 5), ("cpu", 3)])
+    found = {"train": {"kind": kind, "count": rng.randint(1, most - 2)}}
+    found |= {role: {"count": 1} for role in ("sample", "teacher") if rng.random() < 0.3}
+    return found
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_of_two_hosts_claim_by_role_never_a_device_twice_and_never_a_part(host):
+    names = [f"cuda:{i}" for i in range(5)] + [f"cpu:{i}" for i in range(3)]
+    hosts = [host(*names, name="here"), host(*names, name="there")]
+    rng = random.Random(1)
+    asked = {}
+    for age in range(24):
+        run = make_run(
+            resources=random_needs(rng), queued_at=timezone.now() - timedelta(seconds=99 - age)
+        )
+        asked[run.pk] = {role: one.get("count", 1) for role, one in run.resources.items()}
+    held, lock, faults, done = set(), threading.Lock(), [], []
+
+    def work(number):
+        worker = hosts[number % 2]
+        for _ in range(600):
+            claimed = leases.claim(worker)
+            if claimed is None:
+                if len(done) == len(asked):
+                    return
+                continue
+            mine = {device.pk for device in claimed.devices}
+            rows = Lease.objects.filter(run=claimed.run).values_list("role", "device_id")
+            given = {role: len(of_role) for role, of_role in claimed.held.items()}
+            with lock:
+                faults.extend(mine & held)
+                faults.extend([] if given == asked[claimed.run.pk] else [given])
+                faults.extend([] if {key for _, key in rows} == mine else [list(rows)])
+                held.update(mine)
+            with lock:
+                held.difference_update(mine)
+                done.append(claimed.run.pk)
+            leases.release(claimed)
+
+    in_threads(4, work)
+    assert faults == []
+    assert sorted(done) == sorted(asked)
+    assert set(Run.objects.values_list("attempt", flat=True)) == {1}
+
+
+@pytest.mark.django_db
+def test_a_claim_names_the_role_of_each_lease_and_a_job_sees_devices_of_its_own(host):
+    worker = host("cpu:0", "cuda:4", "cuda:5", "cuda:6")
+    resources = {"train": {"kind": "cuda", "count": 2}, "teacher": {"count": 1}}
+    make_run(resources=resources)
+    claimed = leases.claim(worker)
+    roles = claimed.run.leases.order_by("device__name").values_list("device__name", "role")
+    assert list(roles) == [("cuda:4", "train"), ("cuda:5", "train"), ("cuda:6", "teacher")]
+    given = job_folder.resources(claimed)
+    assert given["train"].devices == given["sample"].devices == ("cuda:0", "cuda:1")
+    assert given["teacher"].devices == ("cuda:2",)
+    environment = job_folder.environment(claimed.devices, inherited={})
+    assert environment["CUDA_VISIBLE_DEVICES"] == "4,5,6"
