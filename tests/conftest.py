@@ -25,6 +25,7 @@ def pytest_collection_modifyitems(items):
         "postgres": (on_postgres, "needs PostgreSQL: run scripts/postgres pytest -m postgres"),
         "browser": (chromium, "needs Chromium: make setup installs it or says why not"),
         "gpu": (has_gpu, "needs a CUDA device"),
+        "vllm": (has_vllm, "needs vLLM: make vllm"),
     }
     for name, (at_hand, reason) in missing.items():
         marked = [item for item in items if item.get_closest_marker(name)]
@@ -45,6 +46,16 @@ def has_gpu():
     import torch
 
     return torch.cuda.is_available()
+
+
+def has_vllm():
+    from opdcore.contract.errors import EngineFailure
+    from opdcore.serving.server import environment_of_vllm
+
+    try:
+        return bool(environment_of_vllm())
+    except EngineFailure:
+        return False
 
 
 @pytest.fixture(scope="session")
