@@ -64,6 +64,8 @@ class Serving:
     def environment(self, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The job's, without its secrets, with the server's devices and thread."""
         kept = {name: value for name, value in inherited.items() if not _is_secret(name)}
+        # Without compiled modules each of a server's processes takes half a minute to import them.
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
         told = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         if self.takes_weights:
             told["VLLM_SERVER_DEV_MODE"] = "1"
