@@ -19,7 +19,7 @@ from opdcore.contract.job import Job
 from opdcore.device import is_out_of_memory
 from opdcore.processes.crew import OUT_OF_MEMORY
 from opdcore.processes.several import Place, Several
-from opdcore.workspace import Workspace, pick_device, prepare, train_devices
+from opdcore.workspace import join, pick_device, train_devices
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +43,7 @@ def serve(
         place = Place(rank, len(train_devices(job)), pick_device(job, rank), meeting)
         with ExitStack() as stack:
             processes = Several(place)
-            work = _prepared(job, run_dir, processes, stack)
+            work = join(job, run_dir, processes, stack=stack, device=place.device)
             told("null")
             processes.meet(work)
             processes.serve(work)
@@ -55,22 +55,6 @@ def serve(
             raise
         return OUT_OF_MEMORY
     return 0
-
-
-def _prepared(job: Job, run_dir: Path, processes: Several, stack: ExitStack) -> Workspace:
-    """The workspace, whose progress the first process tells."""
-    for item in prepare(
-        job,
-        run_dir,
-        stop=lambda: False,
-        stack=stack,
-        resumed=False,
-        processes=processes,
-        device=processes.place.device,
-    ):
-        if isinstance(item, Workspace):
-            work = item
-    return work
 
 
 def _first_line() -> Callable[[str], None]:

@@ -145,22 +145,12 @@ class Workspace:
 
 
 def prepare(
-    job: Job,
-    run_dir: Path,
-    *,
-    stop: Stop,
-    stack: ExitStack,
-    resumed: bool,
-    processes: Processes | None = None,
-    device: torch.device | None = None,
+    job: Job, run_dir: Path, *, stop: Stop, stack: ExitStack, resumed: bool
 ) -> Iterator[Payload | Workspace]:
-    """Yields progress and, last, the workspace; `stack` closes what it opened.
-
-    Starts the run's other processes, unless this is one of them: it brings its `processes` and `device`.
-    """
+    """Yields progress and, last, the workspace; `stack` closes what it opened, other processes too."""
     refusals.refuse(job)
-    device = device or pick_device(job)
-    processes = processes or _processes(job, run_dir, device, stack)
+    device = pick_device(job)
+    processes = _processes(job, run_dir, device, stack)
     pool = Pool(
         train=_read(job.prompt_sets.train, "train"),
         teacher_content=_read(job.prompt_sets.teacher_content, "teacher_content"),
@@ -170,12 +160,10 @@ def prepare(
     held_out = _read(job.prompt_sets.held_out, "held_out")
     total = 1 + len(job.teachers)
     yield Progress(what="loading the student", done=0, total=total, unit="models")
-    student = load(job.student, device=device, field="student")
-    if job.start is not None:
-        checkpoints.start_from(job.start, student.model)
+    student = _student(job, device)
     yield Progress(what="loading the teacher", done=1, total=total, unit="models")
     servers = Servers(run_dir, stack=stack, stop=stop)
-    sampler = _sampler(job, student, servers) if processes.leads else None
+    sampler = _sampler(job, student, servers)
     taught = teachers.load(job, student, servers, device=device)
     _refuse_untaught(taught, pool, held_out if job.recipe.evaluation.teacher else ())
     yield Progress(what="loading models", done=total, total=total, unit="models")
@@ -217,6 +205,36 @@ def prepare(
         verifier=verifier,
         evaluator=evaluator,
         stop=stop,
+        processes=processes,
+    )
+
+
+def join(
+    job: Job, run_dir: Path, processes: Processes, *, stack: ExitStack, device: torch.device
+) -> Workspace:
+    """The workspace of a process that is not the run's first: models, and nothing else.
+
+    What is divided travels as token ids, so only the first one renders, grades and evaluates.
+    """
+    student, servers = _student(job, device), Servers(run_dir, stack=stack, stop=lambda: False)
+    taught = teachers.load(job, student, servers, device=device)
+    return Workspace(
+        job=job,
+        run_dir=run_dir,
+        student=student,
+        teachers=taught,
+        initial=_initial_student(job, device),
+        pool=Pool(train=(), teacher_content=(), outside=()),
+        prompt_ids={},
+        prompt_text=student.renderer.text,
+        demonstrations={},
+        writer=None,
+        vocabulary=_shared_vocabulary(job, student, taught),
+        servers=servers,
+        sampler=None,
+        verifier=None,
+        evaluator=None,
+        stop=lambda: False,
         processes=processes,
     )
 
@@ -427,14 +445,20 @@ def _sampler(job: Job, student: LoadedModel, servers: Servers) -> ServedSampler 
     return servers.sampler(job.sampler, serving, student)
 
 
+def _student(job: Job, device: torch.device) -> LoadedModel:
+    """The student as the job names it, with the weights that it starts from."""
+    student = load(job.student, device=device, field="student")
+    if job.start is not None:
+        checkpoints.start_from(job.start, student.model)
+    return student
+
+
 def _initial_student(job: Job, device: torch.device) -> LoadedModel | None:
     """The student once more, as it is before any step; None where no stage compares with it."""
     writing = [s for s in job.recipe.stages if isinstance(s, DistillStage | ReinforceStage)]
     if not any(stage.needs_initial for stage in writing):
         return None
-    initial = load(job.student, device=device, field="student")
-    if job.start is not None:
-        checkpoints.start_from(job.start, initial.model)
+    initial = _student(job, device)
     initial.model.requires_grad_(requires_grad=False)
     return initial
 
