@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,16 +133,23 @@ def resumed(folder, resources, **knobs):
     return run
 
 
-def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(tmp_path, together):
-    run = resumed(stopped_after(tmp_path, TWO, 2), TWO)
+@pytest.fixture(scope="module")
+def begun_together(tmp_path_factory):
+    return stopped_after(tmp_path_factory.mktemp("begun"), TWO, 2)
+
+
+def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(
+    tmp_path, together, begun_together
+):
+    run = resumed(shutil.copytree(begun_together, tmp_path / "copy"), TWO)
     for file in (OUTPUT, "checkpoints/stage-00-step-0000004/optimizer.safetensors"):
         expected, found = together.weights(file), run.weights(file)
         assert expected.keys() == found.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_what_two_processes_began_one_finishes(tmp_path, alone):
-    run = resumed(stopped_after(tmp_path, TWO, 2), ONE)
+def test_what_two_processes_began_one_finishes(tmp_path, alone, begun_together):
+    run = resumed(shutil.copytree(begun_together, tmp_path / "copy"), ONE)
     assert run.metrics.keys() == {3, 4}
     assert_close(alone.weights(), run.weights())
 
