@@ -20,6 +20,7 @@ from webapp.views import (
     run_data,
     run_list,
     run_page,
+    secrets,
     styleguide,
     workers,
 )
@@ -35,6 +36,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("members/", projects.members, name="members"),
     path("members/new-user/", projects.new_user, name="user-new"),
     path("members/<str:username>/remove/", projects.remove_member, name="member-remove"),
+    path("secrets/", secrets.secrets, name="secrets"),
+    path("secrets/<slug:public_id>/delete/", secrets.delete_secret, name="secret-delete"),
     path("audit/", projects.audit_log, name="audit"),
     path("models/", checkpoints.models, name="models"),
     path("models/new/", checkpoints.new_model, name="model-new"),
