@@ -8,6 +8,7 @@ from webapp.api.application import urls as api_urls
 from webapp.views import (
     account,
     checkpoints,
+    endpoints,
     families,
     launch,
     pairs,
@@ -41,6 +42,13 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("audit/", projects.audit_log, name="audit"),
     path("models/", checkpoints.models, name="models"),
     path("models/new/", checkpoints.new_model, name="model-new"),
+    path("models/endpoints/", endpoints.endpoints, name="endpoints"),
+    path("models/endpoints/<slug:public_id>/ask/", endpoints.ask_endpoint, name="endpoint-ask"),
+    path(
+        "models/endpoints/<slug:public_id>/remove/",
+        endpoints.remove_endpoint,
+        name="endpoint-remove",
+    ),
     path("models/roots/", checkpoints.add_root, name="model-root-add"),
     path(
         "models/roots/<slug:public_id>/remove/", checkpoints.remove_root, name="model-root-remove"
