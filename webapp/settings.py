@@ -2,6 +2,7 @@
 
 STILLROOM_STATE       folder of the database, prompt sets, artifacts and run folders
 STILLROOM_SECRET_KEY  signing key; made once in the state folder where not set
+STILLROOM_OLD_SECRET_KEYS  former ones, separated by commas, until `manage.py reseal` has run
 STILLROOM_HOSTS       host names that are served, separated by commas
 STILLROOM_ORIGINS     origins trusted for forms behind a proxy, such as https://still.example.org
 STILLROOM_HTTPS       false only where nothing but this machine reaches the port
@@ -30,6 +31,7 @@ STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
 DEBUG = env.bool("STILLROOM_DEBUG", False)
 HTTPS = env.bool("STILLROOM_HTTPS", not DEBUG)
 SECRET_KEY = env.str("STILLROOM_SECRET_KEY", "") or secret_key.load(STATE_DIR / "secret_key")
+SECRET_KEY_FALLBACKS: list[str] = env.list("STILLROOM_OLD_SECRET_KEYS", [])
 ALLOWED_HOSTS = env.list("STILLROOM_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("STILLROOM_ORIGINS", [])
 REDIS_URL = env.str("REDIS_URL", "") or f"unix://{STATE_DIR}/broker.sock"

@@ -8,6 +8,7 @@ from webapp.api.application import urls as api_urls
 from webapp.views import (
     account,
     checkpoints,
+    endpoints,
     families,
     launch,
     pairs,
@@ -20,6 +21,7 @@ from webapp.views import (
     run_data,
     run_list,
     run_page,
+    secrets,
     styleguide,
     workers,
 )
@@ -35,9 +37,18 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("members/", projects.members, name="members"),
     path("members/new-user/", projects.new_user, name="user-new"),
     path("members/<str:username>/remove/", projects.remove_member, name="member-remove"),
+    path("secrets/", secrets.secrets, name="secrets"),
+    path("secrets/<slug:public_id>/delete/", secrets.delete_secret, name="secret-delete"),
     path("audit/", projects.audit_log, name="audit"),
     path("models/", checkpoints.models, name="models"),
     path("models/new/", checkpoints.new_model, name="model-new"),
+    path("models/endpoints/", endpoints.endpoints, name="endpoints"),
+    path("models/endpoints/<slug:public_id>/ask/", endpoints.ask_endpoint, name="endpoint-ask"),
+    path(
+        "models/endpoints/<slug:public_id>/remove/",
+        endpoints.remove_endpoint,
+        name="endpoint-remove",
+    ),
     path("models/roots/", checkpoints.add_root, name="model-root-add"),
     path(
         "models/roots/<slug:public_id>/remove/", checkpoints.remove_root, name="model-root-remove"

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,13 +27,14 @@ from opdcore.contract.recipe import Recipe
 from opdcore.forkserver_client import Child, Launch, ensure, spawn_cold, start, warming
 from webapp.models import Lease, Run
 from webapp.services import families, proofs, recording, rescues, series
-from workers import ending, job_folder, leases
+from workers import ending, job_folder, job_secrets, leases
 from workers.bell import BELL
 from workers.broker import socket_path, wait_until
 from workers.ending import Death, Ending
 from workers.leases import Claim
 from workers.publisher import Publisher
 from workers.recorder import Recorder
+from workers.redaction import Redaction
 
 PROGRAM = "opdcore"
 WATCH_SECONDS = 0.25
@@ -84,6 +85,8 @@ class _Execution:
         self.claimed = claimed
         self.folder = job_folder.folder(claimed.run)
         self.log = self.folder / "logs" / f"attempt-{claimed.attempt}.log"
+        self.secrets = job_secrets.of(claimed.run)
+        self.redaction = Redaction(self.secrets)
         self.cancel_requested = False
         self.interrupted = False
         self._signalled_at: float | None = None
@@ -110,18 +113,24 @@ class _Execution:
             Recipe.model_validate(self.claimed.run.snapshot["recipe"]["document"]).steps_by_stage,
             teachers=len(self.claimed.run.snapshot["teachers"]),
         )
-        self.recorder = Recorder(author, pipe=reading, folder=self.folder, recorded=self._recorded)
+        self.recorder = Recorder(
+            author,
+            pipe=reading,
+            folder=self.folder,
+            recorded=self._recorded,
+            redaction=self.redaction,
+        )
         self.recorder.start()
         try:
             with self.log.open("ab") as output:
-                return _launch(self._launch(job, writing, output.fileno()))
+                return _launch(self._launch(job, writing, output.fileno()), set(self.secrets))
         finally:
             os.close(writing)
 
     def _launch(self, job: Path, events: int, output: int) -> Launch:
         return Launch(
             argv=["run", str(job), "--run-dir", str(self.folder), "--events", str(events)],
-            env=job_folder.environment(self.claimed.devices),
+            env=job_folder.environment(self.claimed.devices) | self.secrets,
             cwd=self.folder,
             stdout=output,
             stderr=output,
@@ -183,6 +192,7 @@ class _Execution:
             self._look()
         self.recorder.flush()
         said = self.recorder.finished
+        self.redaction.clean_file(self.log)
         death = Death(
             code=code,
             log_tail=ending.log_tail(self.log),
@@ -206,11 +216,13 @@ class _Execution:
         self._say_problems()
 
 
-def _launch(launch: Launch) -> Child:
+def _launch(launch: Launch, secrets: Collection[str]) -> Child:
     if not settings.WORKER_WARM:
         return spawn_cold(launch)
     server = socket_path(Path(settings.STATE_DIR), "forkserver")
-    if not ensure(server, env=launch.env):
+    # The fork-server outlives this job, so it gets none of what is this job's alone.
+    shared = {name: value for name, value in launch.env.items() if name not in secrets}
+    if not ensure(server, env=shared):
         # A start of its own beside a server that warms up would import everything twice at once.
         wait_until(lambda: not warming(server), WARMING_SECONDS)
     return start(launch, socket_path=server)

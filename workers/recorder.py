@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from opdcore.contract.events import AnyEvent, JobFinished, Logged, Payload, encode, shape
 from webapp.services import recording
 from webapp.services.recording import Author, Line, StaleAttempt
+from workers.redaction import NO_SECRETS, Redaction
 
 BATCH_SECONDS = 0.1
 BATCH_LINES = 500
@@ -45,8 +46,17 @@ Recorded = Callable[[Sequence[AnyEvent]], None]
 class Recorder:
     """Reads `pipe` until its end. `recorded` is called, in its thread, with what has become rows."""
 
-    def __init__(self, author: Author, *, pipe: int, folder: Path, recorded: Recorded) -> None:
+    def __init__(
+        self,
+        author: Author,
+        *,
+        pipe: int,
+        folder: Path,
+        recorded: Recorded,
+        redaction: Redaction = NO_SECRETS,
+    ) -> None:
         self.author = author
+        self._redaction = redaction
         self.fenced = threading.Event()
         self.finished: JobFinished | None = None
         self._pipe = pipe
@@ -100,12 +110,12 @@ class Recorder:
             while data := pipe.read(READ_BYTES):
                 *whole, rest = (rest + data).split(b"\n")
                 for line in whole:
-                    self._lines.put(line)
+                    self._lines.put(self._redaction.clean(line))
                 if len(rest) > LONGEST_LINE:
-                    self._lines.put(rest[:200])
+                    self._lines.put(self._redaction.clean(rest)[:200])
                     rest = b""
         if rest:
-            self._lines.put(rest)
+            self._lines.put(self._redaction.clean(rest))
 
     def _write(self) -> None:
         try:

@@ -6,6 +6,7 @@ die_at         kills itself at that step    exit           leaves with that code
 deaf           ignores SIGTERM              child          starts a process that would outlive it
 garbage        writes lines that are none   output         writes a folder and a trace
 stderr         last line on stderr            pause          pauses after its steps
+blab           variables whose values it says in an event, in a line that is none, and on stderr
 """
 
 import json
@@ -21,6 +22,7 @@ from opdcore.contract.events import (
     ArtifactWritten,
     JobFinished,
     JobStarted,
+    Logged,
     Metrics,
     StageFinished,
     StageStarted,
@@ -75,6 +77,11 @@ def emit(emitter, told, run_dir):
         time.sleep(told.get("seconds", 0))
     if told.get("garbage"):
         emitter.sink.write(b'Downloading: 100%\n{"attempt": 1}\n\xff\xfe\n')
+    for name in told.get("blab", ()):
+        said = os.environ[name]
+        emitter.say(Logged(level="info", message=f"The token is {said}."))
+        emitter.sink.write(f"{said} is no event\n".encode())
+        sys.stderr.write(f"401 for {said}\n")
     if told.get("output"):
         write_output(emitter, run_dir)
     if told.get("pause"):

@@ -16,7 +16,18 @@ from ninja.errors import ValidationError, ValidationErrorContext
 from ninja.operation import Operation
 from ninja.renderers import BaseRenderer
 
-from webapp.api import errors, models, pairs, projects, prompt_sets, recipes, rescues, runs
+from webapp.api import (
+    endpoints,
+    errors,
+    models,
+    pairs,
+    projects,
+    prompt_sets,
+    recipes,
+    rescues,
+    runs,
+    secrets,
+)
 from webapp.api.authentication import Session, Token
 from webapp.api.documentation import page
 
@@ -31,9 +42,11 @@ ROUTERS = (
     ("/runs", runs.router),
     ("/runs", rescues.router),
     ("/models", models.router),
+    ("/endpoints", endpoints.router),
     ("/pairs", pairs.router),
     ("/prompt-sets", prompt_sets.router),
     ("/recipes", recipes.router),
+    ("/secrets", secrets.router),
 )
 
 

@@ -11,6 +11,7 @@ from webapp.models.projects import AuditEntry, Membership, Project, Role
 from webapp.models.prompt_sets import PromptSet
 from webapp.models.recipes import Recipe
 from webapp.models.runs import Artifact, Comment, Run
+from webapp.models.secrets import ModelEndpoint, ProjectSecret
 
 __all__ = [
     "ApiToken",
@@ -25,12 +26,14 @@ __all__ = [
     "Membership",
     "MetricChunk",
     "MetricRollup",
+    "ModelEndpoint",
     "ModelRoot",
     "Pair",
     "PairDiagnosis",
     "PairTeacher",
     "PositionRow",
     "Project",
+    "ProjectSecret",
     "PromptSet",
     "Recipe",
     "RegisteredModel",
