@@ -19,6 +19,7 @@ LABELS: dict[ResourceRole, tuple[str, str]] = {
     "sample": ("Sampling", "Empty: on the training devices, or a server."),
     "teacher": ("Teacher", "Empty: on the training devices, or a server."),
 }
+SERVED = [("", "In the job's process"), ("own", "A vLLM server of the run's own")]
 DEVICE_FIELDS = (
     "device",
     "threads",
@@ -40,6 +41,19 @@ class DevicesForm(forms.Form):
     device = forms.ChoiceField(required=False, help_text="What the run waits for.")
     threads = forms.IntegerField(
         required=False, min_value=1, max_value=1024, help_text="Empty: all that the worker grants."
+    )
+
+    sample_served = forms.ChoiceField(
+        required=False,
+        label="Sampling",
+        choices=SERVED,
+        help_text="Who writes the student's responses. A server is given its weights at every step.",
+    )
+    teacher_served = forms.ChoiceField(
+        required=False,
+        label="Teacher",
+        choices=SERVED,
+        help_text="Who scores them. A server tells its top k alone: support teacher, or form sampled.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Django's)
@@ -104,7 +118,13 @@ class DevicesForm(forms.Form):
         count, memory = (self.cleaned_data[f"{role}_{what}"] for what in ("devices", "memory"))
         kind = self.cleaned_data["device"] if role == "train" else ""
         found = {"kind": kind, "count": count, "memory_bytes": memory and round(memory * GIB)}
-        return {name: value for name, value in found.items() if value}
+        asked = {name: value for name, value in found.items() if value}
+        served = self.cleaned_data.get(f"{role}_served")
+        if served:
+            # Without devices of its own it shares those that train.
+            asked = {"count": 0, **asked, "served": True}
+            asked |= {} if served == "own" else {"endpoint": served}
+        return asked
 
 
 def _kinds() -> Iterator[tuple[str, str]]:

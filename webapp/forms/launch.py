@@ -18,9 +18,9 @@ from opdcore.contract.document import Document
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.evaluation import Evaluation
 from opdcore.contract.recipe import Recipe as RecipeDocument
-from webapp.forms.devices import DevicesForm
+from webapp.forms.devices import SERVED, DevicesForm
 from webapp.forms.knobs import field_of
-from webapp.models import Pair, Project, PromptSet, Recipe, RegisteredModel, Run
+from webapp.models import ModelEndpoint, Pair, Project, PromptSet, Recipe, RegisteredModel, Run
 from webapp.models.recipes import RecipeQuerySet
 from webapp.services.asked_parts import AskedParts
 from webapp.services.recipe_faults import faults_of
@@ -181,6 +181,9 @@ class LaunchForm(DevicesForm):
             "recipe": self._recipes(project),
             "parent": Run.objects.filter(project=project),
         }
+        endpoints = ModelEndpoint.objects.filter(project=project)
+        teacher = cast("forms.ChoiceField", self.fields["teacher_served"])
+        teacher.choices = [*SERVED, *((one.public_id, f"Endpoint {one.name}") for one in endpoints)]
         for name, rows in choices.items():
             cast("forms.ModelChoiceField[Any]", self.fields[name]).queryset = rows
         for name in ("held_out", "outside"):

@@ -16,7 +16,7 @@ from opdcore.contract.recipe import Stage
 from opdcore.inspection import ModelCard
 from opdcore.refusals import resource_faults
 from webapp.models import Pair, PromptSet, RegisteredModel
-from webapp.services import estimates
+from webapp.services import estimates, serving
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.checkpoints import folder_of
 from webapp.services.launch_preview import examples, prompts_with, tag_sets
@@ -53,6 +53,7 @@ def problems(
         *_of_judge(recipe),
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
+        *serving.problems(pair.project, recipe, resources),
         *_of_disk(pair, recipe),
         *resource_faults(as_job(resources or {})),
     ]

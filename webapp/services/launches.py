@@ -16,7 +16,15 @@ from django.db import transaction
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.models import Pair, Project, PromptSet, Recipe, Run, User
-from webapp.services import estimates, launch_checks, launch_preview, machines, recipes, runs
+from webapp.services import (
+    estimates,
+    launch_checks,
+    launch_preview,
+    machines,
+    recipes,
+    runs,
+    serving,
+)
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.estimates import Needs
 from webapp.services.launch_preview import Side
@@ -149,6 +157,7 @@ def _job(choice: Choice) -> str:
         held_out=choice.held_out,
         asked=choice.asked,
     )
+    frozen["serving"] = serving.frozen(choice.pair.project, choice.resources or {})
     run = Run(public_id="my-run", attempt=1, snapshot=frozen, resources=choice.resources or {})
     held_out = Path("held-out.jsonl") if choice.held_out else None
     others = {role: Path(f"{role.replace('_', '-')}.jsonl") for role, _ in choice.asked.sets()}

@@ -32,12 +32,22 @@ class DeviceNeed(Document):
     kind: DeviceKind | None = Field(
         default=None, description="cpu or cuda; null: the best kind that the worker has."
     )
-    count: int = Field(default=1, ge=1, le=64, description="Devices of one host, all or none.")
+    count: int = Field(
+        default=1, ge=0, le=64, description="Devices of one host, all or none; 0: those of train."
+    )
     memory_bytes: int | None = Field(
         default=None, ge=1, description="The least memory of each of them; null: any."
     )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: the worker's share."
+    )
+    served: bool = Field(
+        default=False,
+        description="Of sample and teacher: in a vLLM server that the job starts, or at an endpoint.",
+    )
+    endpoint: str | None = Field(
+        default=None,
+        description="public_id of a registered endpoint; null: a server of the job's own.",
     )
 
 
@@ -56,6 +66,7 @@ def needs(asked: Mapping[str, Any]) -> tuple[RoleNeed, ...]:
     return tuple(
         RoleNeed(role, need.count, need.kind or by_role["train"].kind, need.memory_bytes)
         for role, need in by_role.items()
+        if need.count
     )
 
 
@@ -72,6 +83,8 @@ def as_job(asked: Mapping[str, Any]) -> dict[ResourceRole, Resource]:
     named: dict[ResourceRole, Resource] = {}
     number = 0
     for role, need in parsed(asked).items():
+        if not need.count:
+            continue
         on_gpus = need.kind == "cuda" or (need.kind is None and need.count > 1)
         gpus = tuple(f"cuda:{index}" for index in range(number, number + need.count))
         number += need.count if on_gpus else 0

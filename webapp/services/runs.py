@@ -32,7 +32,7 @@ from webapp.models import (
 )
 from webapp.models.ownership import Owned
 from webapp.permissions import Action, require
-from webapp.services import audit, launch_checks
+from webapp.services import audit, launch_checks, serving
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.resources import as_job, as_stored
 from webapp.version import code_version
@@ -102,7 +102,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         resources=wanted,
         steps_total=sum(document.steps_by_stage),
         snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
-        | {"start": start, "lineage": lineage},
+        | {"start": start, "lineage": lineage, "serving": serving.frozen(project, wanted)},
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}
     audit.record(actor, "launch", project=project, about=run, detail=detail)
@@ -277,12 +277,17 @@ def job_document(
 ) -> Job:
     """The job of the run's present attempt, from its snapshot and the worker's local paths."""
     frozen = run.snapshot
+    served = frozen.get("serving") or {}
     return Job.model_validate(
         {
             "run_id": run.public_id,
             "attempt": run.attempt,
             "student": frozen["student"]["participant"],
-            "teachers": [teacher["participant"] for teacher in frozen["teachers"]],
+            "teachers": [
+                teacher["participant"] | {"served": served.get("teacher")}
+                for teacher in frozen["teachers"]
+            ],
+            "sampler": served.get("sample"),
             "writer": (frozen.get("writer") or {}).get("participant"),
             "prompt_sets": _prompt_files(files, frozen["prompt_sets"]),
             "recipe": frozen["recipe"]["document"],

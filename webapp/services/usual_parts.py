@@ -44,6 +44,10 @@ def _devices(run: Run) -> Parts:
     threads = of_train.threads if of_train else None
     found = {"device": kind} | ({"threads": str(threads)} if threads else {})
     for role, need in asked.items():
+        if need.served:
+            found[f"{role}_served"] = need.endpoint or "own"
+        if not need.count:
+            continue
         found[f"{role}_devices"] = str(need.count)
         if need.memory_bytes:
             found[f"{role}_memory"] = f"{need.memory_bytes / GIB:g}"
