@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from opdcore.contract.document import Document
 from opdcore.contract.job import Resource, ResourceRole
@@ -32,6 +32,10 @@ class DeviceNeed(Document):
     kind: DeviceKind | None = Field(
         default=None, description="cpu or cuda; null: the best kind that the worker has."
     )
+    served: bool = Field(
+        default=False,
+        description="Of sample and teacher: in a vLLM server that the job starts, or at an endpoint.",
+    )
     count: int = Field(
         default=1, ge=0, le=64, description="Devices of one host, all or none; 0: those of train."
     )
@@ -41,14 +45,19 @@ class DeviceNeed(Document):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: the worker's share."
     )
-    served: bool = Field(
-        default=False,
-        description="Of sample and teacher: in a vLLM server that the job starts, or at an endpoint.",
-    )
     endpoint: str | None = Field(
         default=None,
         description="public_id of a registered endpoint; null: a server of the job's own.",
     )
+
+    @field_validator("count")
+    @classmethod
+    def _some_unless_served(cls, count: int, told: ValidationInfo) -> int:
+        if count == 0 and not told.data.get("served"):
+            raise ValueError(
+                "0 devices are for a role in a server that shares train's; give 1 or more"
+            )
+        return count
 
 
 def parsed(asked: Mapping[str, Any]) -> dict[ResourceRole, DeviceNeed]:
