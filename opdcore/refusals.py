@@ -117,8 +117,8 @@ def _refuse_objective(stage: DistillStage, field: str) -> None:
         high_entropy_forward_weight=stage.high_entropy_forward_weight,
     )
     if reason is not None:
-        knob, _, why = reason.partition(": ")
-        what, _, remedy = why.partition("; ")
+        knob = reason.partition(": ")[0]
+        what, _, remedy = reason.replace(": ", " ", 1).partition("; ")
         raise BadInput(
             "recipe.served_teacher",
             f"The teacher is behind a server, and {what}.",

@@ -120,10 +120,10 @@ def served_refusal(
         "or intersection, or form sampled": form == "top_k"
         and support not in {"teacher", "intersection"},
         f"temperature: {temperature:g} {whole}, at 1; set it to 1": temperature != 1,
-        f"extrapolation: moving the teacher on {whole}; set it to 1": extrapolation != 1,
+        f"extrapolation: {extrapolation:g} {whole}; set it to 1": extrapolation != 1,
         f"token_selection: {token_selection} {whole}; choose all or entropy": token_selection
         in {"divergence", "either"},
-        f"high_entropy_forward_weight: the teacher's entropy {whole}; set it to 0": bool(
+        f"high_entropy_forward_weight: {high_entropy_forward_weight:g} {whole}; set it to 0": bool(
             high_entropy_forward_weight
         ),
     }

@@ -62,7 +62,7 @@ def _of_teacher(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
             high_entropy_forward_weight=stage.high_entropy_forward_weight,
         )
         if reason is not None:
-            what, _, remedy = reason.partition(": ")[2].partition("; ")
+            what, _, remedy = reason.replace(": ", " ", 1).partition("; ")
             yield ErrorInfo(
                 code="recipe.served_teacher",
                 message=f"Stage {index + 1} has the teacher behind a server, and {what}.",
