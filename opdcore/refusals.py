@@ -39,6 +39,8 @@ def _refuse_unheeded(job: Job) -> None:
         )
     given = [role for role in needs.PROMPT_ROLES if getattr(job.prompt_sets, role) is not None]
     given += [needs.WRITER] if job.writer is not None else []
+    # A judge that is missing is refused where the verifier opens.
+    given += [needs.JUDGE] if job.recipe.evaluation.verifier == "judge" else []
     for fault in needs.faults(job.recipe, given):
         field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
         raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)

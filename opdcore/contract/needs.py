@@ -13,9 +13,9 @@ from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe
 from opdcore.contract.select_prompts import SelectPromptsStage
 
-TEACHER_CONTENT, OUTSIDE, WRITER = "teacher_content", "outside", "writer"
+TEACHER_CONTENT, OUTSIDE, WRITER, JUDGE = "teacher_content", "outside", "writer", "judge"
 PROMPT_ROLES = (TEACHER_CONTENT, OUTSIDE)
-ROLES = (*PROMPT_ROLES, WRITER)
+ROLES = (*PROMPT_ROLES, WRITER, JUDGE)
 
 
 class _Said(NamedTuple):
@@ -39,6 +39,11 @@ _SAID = {
         "Choose the model that writes, or a recipe whose source is teacher or demonstrations.",
         "Leave it out, or choose a recipe with a cold start whose source is writer.",
     ),
+    JUDGE: _Said(
+        "The recipe's verifier is judge, and no endpoint is named that it asks.",
+        "Choose one that an admin registered, or a recipe with another verifier.",
+        "Leave it out, or choose a recipe whose verifier is judge.",
+    ),
 }
 
 
@@ -47,7 +52,12 @@ def used(recipe: Recipe) -> tuple[str, ...]:
     selects = any(
         isinstance(one, SelectPromptsStage) and one.reads_own_sets for one in recipe.stages
     )
-    return (*(PROMPT_ROLES if selects else ()), *((WRITER,) if writing(recipe) else ()))
+    judged = recipe.evaluation.verifier == "judge"
+    return (
+        *(PROMPT_ROLES if selects else ()),
+        *((WRITER,) if writing(recipe) else ()),
+        *((JUDGE,) if judged else ()),
+    )
 
 
 def writing(recipe: Recipe) -> list[int]:

@@ -16,7 +16,7 @@ from opdcore.contract.job import ResourceRole
 from opdcore.contract.metrics import METRICS
 from webapp.api.references import REFUSALS, WRITE_REFUSALS, Ref, VersionRef
 from webapp.api.scope import actor, chosen, project, visible
-from webapp.models import Artifact, Pair, PromptSet, Recipe, RegisteredModel, Run
+from webapp.models import Artifact, ModelEndpoint, Pair, PromptSet, Recipe, RegisteredModel, Run
 from webapp.models.runs import RunQuerySet
 from webapp.services import live, run_files, run_list, runs, series
 from webapp.services.asked_parts import AskedParts
@@ -87,6 +87,7 @@ class RunReply(RunRow):
     teacher_content_set: VersionRef | None
     outside_set: VersionRef | None
     writer: Ref | None
+    judge: Ref | None
     resources: dict[str, Any]
     notes: str
     progress: dict[str, Any] | None
@@ -129,6 +130,9 @@ class LaunchBody(Document):
     writer: str | None = Field(
         None,
         description="public_id of the model that writes what a cold start of source writer learns.",
+    )
+    judge: str | None = Field(
+        None, description="public_id of the endpoint that the verifier judge asks."
     )
     name: str = Field("", max_length=120, description="Empty: named after pair and recipe.")
     resources: dict[ResourceRole, DeviceNeed] = Field(
@@ -232,6 +236,7 @@ def launch_run(request: HttpRequest, body: LaunchBody) -> Status[Run]:
             teacher_content=_set(request, body, "teacher_content"),
             outside=_set(request, body, "outside"),
             writer=_writer(request, body),
+            judge=_judge(request, body),
         ),
         name=body.name,
         resources=body.model_dump(mode="json")["resources"],
@@ -310,9 +315,14 @@ def _writer(request: HttpRequest, body: LaunchBody) -> RegisteredModel | None:
     return chosen(models, request, body.writer, field="writer") if body.writer else None
 
 
+def _judge(request: HttpRequest, body: LaunchBody) -> ModelEndpoint | None:
+    endpoints = ModelEndpoint.objects.all()
+    return chosen(endpoints, request, body.judge, field="judge") if body.judge else None
+
+
 def rows() -> RunQuerySet:
     """Runs with all that a reply names."""
-    joined = ("project", "pair", "recipe", "created_by", "writer")
+    joined = ("project", "pair", "recipe", "created_by", "writer", "judge")
     sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set")
     found = Run.objects.select_related(*joined, *sets)
     return found.annotate(parent_public_id=F("parent__public_id"))

@@ -150,6 +150,13 @@ class LaunchForm(DevicesForm):
         label="Writer",
         help_text="The model whose responses the cold start learns; it may have another tokenizer.",
     )
+    judge = forms.ModelChoiceField(
+        ModelEndpoint.objects.none(),
+        to_field_name="public_id",
+        required=False,
+        label="Judge",
+        help_text="The registered endpoint whose model grades the responses.",
+    )
     recipe = forms.ModelChoiceField(
         Recipe.objects.none(), to_field_name="public_id", help_text="What is done, in stages."
     )
@@ -178,6 +185,7 @@ class LaunchForm(DevicesForm):
             "teacher_content": PromptSet.objects.filter(project=project).ready(),
             "outside": PromptSet.objects.filter(project=project).ready(),
             "writer": RegisteredModel.objects.filter(project=project),
+            "judge": ModelEndpoint.objects.filter(project=project),
             "recipe": self._recipes(project),
             "parent": Run.objects.filter(project=project),
         }
@@ -188,7 +196,7 @@ class LaunchForm(DevicesForm):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).queryset = rows
         for name in ("held_out", "outside"):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "None"
-        for name in ("pair", "train", "teacher_content", "writer", "recipe"):
+        for name in ("pair", "train", "teacher_content", "writer", "judge", "recipe"):
             cast("forms.ModelChoiceField[Any]", self.fields[name]).empty_label = "Choose one"
 
     def _recipes(self, project: Project) -> RecipeQuerySet:

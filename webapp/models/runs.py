@@ -14,6 +14,7 @@ from webapp.models.ownership import Owned, OwnedQuerySet
 from webapp.models.pairs import Pair
 from webapp.models.prompt_sets import PromptSet
 from webapp.models.recipes import Recipe
+from webapp.models.secrets import ModelEndpoint
 
 ACTIVE = ("queued", "running", "paused")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -73,6 +74,9 @@ class Run(Owned):
     )
     writer = models.ForeignKey(
         RegisteredModel, models.PROTECT, null=True, blank=True, related_name="runs_as_writer"
+    )
+    judge = models.ForeignKey(
+        ModelEndpoint, models.SET_NULL, null=True, blank=True, related_name="runs_as_judge"
     )
     parent = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="children"

@@ -48,7 +48,8 @@ def ask(base_url: str, key: str | None) -> Answer:
     except _Refused as error:
         return Answer(fault=str(error))
     except (OSError, http.client.HTTPException) as error:
-        return Answer(fault=f"It could not be reached: {type(error).__name__}.")
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return Answer(fault=f"It could not be reached: {reason}.")
     except (ValueError, LookupError, TypeError, RecursionError):
         return Answer(fault="It answered, but not as OpenAI's API does at /v1/models.")
     return Answer(models, _version(base_url, headers, deadline), time.monotonic() - began)

@@ -50,7 +50,6 @@ def problems(
         *_of_rewards(recipe, train),
         *_of_asked(recipe, asked),
         *_of_template(pair, recipe, train),
-        *_of_judge(recipe),
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
         *serving.problems(pair.project, recipe, resources),
@@ -253,17 +252,6 @@ def _of_template(pair: Pair, recipe: RecipeDocument, train: PromptSet) -> Iterat
             "changes nothing.",
             remedy="Choose another strategy, or a pair whose teacher has its own rendering.",
             field=f"recipe.stages.{chosen[0]}.strategy",
-        )
-
-
-def _of_judge(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
-    if recipe.evaluation.verifier == "judge":
-        yield ErrorInfo(
-            code="launch.no_judge",
-            message="The recipe's verifier is judge, and no judge can be registered here yet.",
-            remedy="Choose a recipe with another verifier, or run it with `python -m opdcore run` "
-            "and a job that names its judge.",
-            field="recipe",
         )
 
 

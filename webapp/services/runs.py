@@ -17,11 +17,19 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from opdcore.contract.errors import BadInput, ErrorInfo
-from opdcore.contract.job import Job, PromptFile, PromptSets, Resource, StartCheckpoint
+from opdcore.contract.job import (
+    Job,
+    JudgeEndpoint,
+    PromptFile,
+    PromptSets,
+    Resource,
+    StartCheckpoint,
+)
 from webapp.celery import app
 from webapp.models import (
     Comment,
     Family,
+    ModelEndpoint,
     Pair,
     Project,
     PromptSet,
@@ -97,6 +105,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         teacher_content_set=asked.teacher_content,
         outside_set=asked.outside,
         writer=asked.writer,
+        judge=asked.judge,
         parent=parent,
         relation=relation,
         resources=wanted,
@@ -289,6 +298,7 @@ def job_document(
             ],
             "sampler": served.get("sample"),
             "writer": (frozen.get("writer") or {}).get("participant"),
+            "judge": (frozen.get("judge") or {}).get("endpoint"),
             "prompt_sets": _prompt_files(files, frozen["prompt_sets"]),
             "recipe": frozen["recipe"]["document"],
             "resources": as_job(run.resources) if resources is None else resources,
@@ -322,6 +332,7 @@ def snapshot(
             **{role: _frozen_set(one) for role, one in asked.sets()},
         },
         "writer": _side(asked.writer, {}) if asked.writer else None,
+        "judge": _frozen_judge(asked.judge) if asked.judge else None,
         "recipe": {
             "public_id": recipe.public_id,
             "version": recipe.version,
@@ -330,6 +341,20 @@ def snapshot(
         "code_version": code_version(),
         "lab_version": pair.lab_version or None,
         "family": _frozen_family(pair.family) if pair.family else None,
+    }
+
+
+def _frozen_judge(judge: ModelEndpoint) -> dict[str, Any]:
+    """How a job reaches it; the key comes with the job's environment."""
+    endpoint = JudgeEndpoint(
+        base_url=f"{judge.base_url}/v1",
+        model=judge.model,
+        key_variable=judge.key_variable if judge.sealed_key else None,
+    )
+    return {
+        "public_id": judge.public_id,
+        "name": judge.name,
+        "endpoint": endpoint.model_dump(mode="json"),
     }
 
 

@@ -19,7 +19,7 @@ BESIDE_A_PAIR = ("train", "held_out", "recipe")
 def of_user(user: User, project: Project) -> Parts:
     """Those of the user's own last run there, else a laboratory pair's."""
     mine = Run.objects.filter(project=project, created_by=user)
-    sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set", "writer")
+    sets = ("train_set", "held_out_set", "teacher_content_set", "outside_set", "writer", "judge")
     last = mine.select_related("pair", "recipe", *sets).first()
     return of_run(last) if last else of_laboratory(project)
 

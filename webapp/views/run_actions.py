@@ -18,7 +18,7 @@ from webapp.services import checkpoints, runs
 from webapp.views.scope import actor, visible
 
 PAGE = Run.objects.select_related("project", "pair", "recipe", "created_by", "reviewed_by")
-PARTS = ("train_set", "held_out_set", "teacher_content_set", "outside_set", "writer")
+PARTS = ("train_set", "held_out_set", "teacher_content_set", "outside_set", "writer", "judge")
 
 
 @require_POST
