@@ -9,6 +9,7 @@ from benchmarks import (
     diagnosis,
     engine,
     main_job,
+    matrix,
     objectives,
     records,
     rescue,
@@ -23,6 +24,7 @@ BENCHMARKS = {
     "calibration": calibration,
     "rescue": rescue,
     "teachers": teachers,
+    "engine-matrix": matrix,
 }
 
 
