@@ -84,12 +84,12 @@ def test_an_ended_lease_is_told(project, viewer, browse):
 
 
 def test_runs_of_other_projects_show_without_their_name(project, viewer, browse):
-    other = Project.objects.create(name="Secret", slug="secret")
+    other = Project.objects.create(name="Concealed", slug="concealed")
     lease(make_run(other, name="Hidden", status="running"), make_worker().devices.get())
     make_run(other, name="Hidden too")
     text = text_of(browse(viewer).get("/workers/"))
     assert "Hidden" not in text
-    assert "Secret" not in text
+    assert "Concealed" not in text
     assert text.lower().count("a run of another project") == 2
 
 
