@@ -5,7 +5,7 @@ It reads the job's document alone, no file and no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from opdcore.contract import needs
 from opdcore.contract.distill import DistillStage
@@ -44,7 +44,9 @@ def _refuse_unheeded(job: Job) -> None:
     for fault in needs.faults(job.recipe, given):
         field = fault.field if fault.field == needs.WRITER else f"prompt_sets.{fault.field}"
         raise BadInput(fault.code, fault.message, remedy=fault.remedy, field=field)
-    for found in resource_faults(job.resources):
+    served = {"sample"} if job.sampler else set()
+    served |= {"teacher"} if all(one.served for one in job.teachers) else set()
+    for found in resource_faults(job.resources, served):
         raise BadInput(found.code, found.message, remedy=found.remedy, field=found.field)
     training = job.resources["train"].devices if "train" in job.resources else ()
     own = [i for i, one in enumerate(job.teachers) if one.served and one.served.endpoint is None]
@@ -58,16 +60,23 @@ def _refuse_unheeded(job: Job) -> None:
         )
 
 
-def resource_faults(resources: Mapping[ResourceRole, Resource]) -> Iterator[ErrorInfo]:
-    """Devices by role that this version cannot use; the page of a launch refuses by it too."""
-    devices = sorted({name for one in resources.values() for name in one.devices})
+def resource_faults(
+    resources: Mapping[ResourceRole, Resource], served: Collection[str] = ()
+) -> Iterator[ErrorInfo]:
+    """Devices by role that this version cannot use; the page of a launch refuses by it too.
+
+    A role that is `served` may have devices of its own, which its server gets.
+    """
+    here = [one for role, one in resources.items() if role not in served]
+    devices = sorted({name for one in here for name in one.devices})
     training = resources["train"].devices if "train" in resources else ()
     if len(devices) > 1 and not set(training).issuperset(devices):
         yield ErrorInfo(
             code="resources.several",
             message=f"{', '.join(devices)} were given, of which train has "
             f"{', '.join(training) or 'none'}; this version runs both models where it trains.",
-            remedy="Name all of them for train, or one device for all roles.",
+            remedy="Name all of them for train, or one device for all roles; a role of its own devices "
+            "is for a server.",
             field="resources",
         )
 

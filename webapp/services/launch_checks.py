@@ -54,7 +54,7 @@ def problems(
         *_of_experiments(pair, recipe),
         *serving.problems(pair.project, recipe, resources),
         *_of_disk(pair, recipe),
-        *resource_faults(as_job(resources or {})),
+        *resource_faults(as_job(resources or {}), serving.roles(resources)),
     ]
 
 

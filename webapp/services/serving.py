@@ -26,6 +26,11 @@ def frozen(project: Project, asked: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def roles(asked: Mapping[str, Any] | None) -> list[str]:
+    """The roles that are behind servers."""
+    return [role for role, need in parsed(asked or {}).items() if need.served]
+
+
 def problems(
     project: Project, recipe: RecipeDocument, asked: Mapping[str, Any] | None
 ) -> Iterator[ErrorInfo]:

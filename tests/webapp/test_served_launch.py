@@ -1,0 +1,74 @@
+"""A teacher or the sampler behind a server: chosen at a launch, refused where it cannot teach, told to the job."""
+
+import pytest
+
+from tests.webapp.rows import RECIPE, make_pair, make_prompt_set, make_recipe
+from webapp.models import ModelEndpoint, Run
+from webapp.services import runs
+from webapp.services.runs import LocalFiles
+from workers import job_secrets
+
+SERVED = {"count": 0, "served": True}
+TEACHABLE = {"stages": [RECIPE["stages"][0] | {"support": "teacher"}]}
+
+
+def parts(project, **recipe):
+    return {
+        "project": project,
+        "pair": make_pair(project, "pair"),
+        "train": make_prompt_set(project, "train"),
+        "held_out": make_prompt_set(project, "held"),
+        "recipe": make_recipe(project, "served", document=RECIPE | recipe),
+    }
+
+
+def job_of(run, tmp_path):
+    run.attempt = 1
+    return runs.job_document(run, LocalFiles(train=tmp_path / "train.jsonl"), resources={})
+
+
+def test_both_servers_of_a_runs_own_are_told_to_the_job(project, member, tmp_path):
+    resources = {"sample": SERVED, "teacher": SERVED}
+    run = runs.launch(actor=member, resources=resources, **parts(project, **TEACHABLE))
+    job = job_of(run, tmp_path)
+    assert job.teachers[0].served.endpoint is None
+    assert job.sampler.endpoint is None
+
+
+def test_without_a_server_the_job_loads_everything(project, member, tmp_path):
+    job = job_of(runs.launch(actor=member, **parts(project)), tmp_path)
+    assert (job.teachers[0].served, job.sampler) == (None, None)
+
+
+def test_an_objective_that_a_server_cannot_teach_is_refused_at_the_choice(project, member):
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, resources={"teacher": SERVED}, **parts(project))
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.field) == ("recipe.served_teacher", "teacher_served")
+    assert "support student needs" in problem.message
+    assert not Run.objects.exists()
+
+
+def test_a_registered_endpoint_is_told_with_the_variable_of_its_key(
+    project, member, admin, tmp_path
+):
+    from webapp.services import endpoints
+
+    row = endpoints.register(
+        project, "big", base_url="http://host:8000/v1", model="m", key="s3cret-key", actor=admin
+    )
+    resources = {"teacher": SERVED | {"endpoint": row.public_id}}
+    run = runs.launch(actor=member, resources=resources, **parts(project, **TEACHABLE))
+    endpoint = job_of(run, tmp_path).teachers[0].served.endpoint
+    assert (endpoint.base_url, endpoint.model) == ("http://host:8000", "m")
+    assert endpoint.key_variable == row.key_variable
+    assert "s3cret-key" not in job_of(run, tmp_path).model_dump_json()
+    assert job_secrets.of(run)[row.key_variable] == "s3cret-key"
+
+
+def test_an_endpoint_of_another_project_is_refused(project, member):
+    other = {"teacher": SERVED | {"endpoint": "nowhere"}}
+    with pytest.raises(runs.LaunchRefused) as caught:
+        runs.launch(actor=member, resources=other, **parts(project, **TEACHABLE))
+    assert caught.value.info.code == "endpoint.unknown"
+    assert not ModelEndpoint.objects.exists()
