@@ -160,6 +160,7 @@ def test_what_one_process_began_two_finish(tmp_path, alone):
     assert_close(alone.weights(), run.weights())
 
 
+@pytest.mark.slow
 def test_two_processes_train_adapters_as_one_does(tmp_path):
     knobs = {"tuning": "lora", "lora_rank": 4, "lora_learning_rate": 1e-3, "evaluate_steps": 0}
     one, two = (ran(tmp_path / str(len(r["train"]["devices"])), r, **knobs) for r in (ONE, TWO))
@@ -198,6 +199,7 @@ def every_stage(folder, resources):
     return Ran(folder / "run", events_of(job, folder / "run"))
 
 
+@pytest.mark.slow
 def test_every_stage_follows_the_trajectory_of_one_process(tmp_path):
     one, two = every_stage(tmp_path / "one", ONE), every_stage(tmp_path / "two", TWO)
     assert [e.kind for e in two.events] == [e.kind for e in one.events]
@@ -217,6 +219,7 @@ def test_the_largest_task_goes_to_whoever_has_the_least():
     assert dealt([7], 3) == [[0], [], []]
 
 
+@pytest.mark.slow
 def test_a_launchers_processes_are_one_run(tmp_path, together):
     job = tmp_path / "job.json"
     job.write_text(laboratory_job(tmp_path, TWO).model_dump_json())
