@@ -82,9 +82,9 @@ class Connection:
         """The reply to one question without a body."""
         return self._answered("GET", path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Reply:
-        """The reply to one request."""
-        return self._answered("POST", path, json.dumps(body).encode())
+    def post(self, path: str, body: Mapping[str, Any], *, once: bool = False) -> Reply:
+        """The reply to one request; with `once` a fault of the server's own is its refusal."""
+        return self._answered("POST", path, json.dumps(body).encode(), once=once)
 
     def post_all(self, path: str, bodies: Sequence[Mapping[str, Any]]) -> list[Reply]:
         """The replies in order; the first error ends what is still to be asked."""
@@ -100,11 +100,11 @@ class Connection:
             raise failed
         return [one.result() for one in asked]
 
-    def _answered(self, method: str, path: str, body: bytes | None) -> Reply:
+    def _answered(self, method: str, path: str, body: bytes | None, *, once: bool = False) -> Reply:
         """Tries until the server answers or patience ends."""
         since, pause = time.monotonic(), FIRST_WAIT_SECONDS
         while True:
-            reply, why = self._once(method, path, body)
+            reply, why = self._once(method, path, body, final=once)
             if why is None:
                 self._is_back()
                 return reply
@@ -125,7 +125,9 @@ class Connection:
                 return True
         return False
 
-    def _once(self, method: str, path: str, body: bytes | None) -> tuple[Reply, str | None]:
+    def _once(
+        self, method: str, path: str, body: bytes | None, *, final: bool
+    ) -> tuple[Reply, str | None]:
         """One try: the reply, or why another one may help."""
         address = urlsplit(self.endpoint.base_url)
         try:
@@ -138,7 +140,9 @@ class Connection:
             return None, "it did not answer in time" if isinstance(error, TimeoutError) else (
                 f"it cannot be reached ({type(error).__name__})"
             )
-        if reply.status in _WORTH_ANOTHER_TRY:
+        if reply.status in _WORTH_ANOTHER_TRY and not (
+            final and reply.status == http.client.INTERNAL_SERVER_ERROR
+        ):
             return None, f"it answers {reply.status} {reply.reason}"
         if reply.status != http.client.OK:
             raise self._refused(path, reply.status, content)

@@ -89,6 +89,7 @@ class ServedModel:
         self.connection.post(
             "/collective_rpc",
             {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}},
+            once=True,
         )
         self.connection.post("/reset_prefix_cache", {})
         if differs and self._checksums() == before:
@@ -99,6 +100,12 @@ class ServedModel:
                 "VLLM_SERVER_DEV_MODE=1.",
             )
         self.connection.post("/update_weight_version", {"new_version": version})
+
+    def served_folder(self) -> Path | None:
+        """The folder that the server was started with, where it can be read from here."""
+        told = self.connection.get("/v1/models")["data"]
+        roots = [Path(one["root"]) for one in told if one["id"] == self.name and one.get("root")]
+        return next((root for root in roots if root.is_dir()), None)
 
     def _checksums(self) -> dict[str, str]:
         told = self.connection.post("/weight_checker", {"action": "checksum"})

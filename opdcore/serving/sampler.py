@@ -73,6 +73,8 @@ class ServedSampler:
         """The student's weights as they are now, as the server reads them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = json.loads((student.folder / widening.CONFIG).read_bytes())
+        theirs = self.served.served_folder()
+        wide = json.loads((theirs / widening.CONFIG).read_bytes()) if theirs else config
+        f = widening.head_width(wide) // widening.head_width(config)
         weights = adapters.plain_weights(student.model)
-        f = widening.factor(config) if self.on_cpu else 1
         widening.write(weights, config, self.folder / widening.WEIGHTS, f=f)
