@@ -166,7 +166,7 @@ class TeacherForm(SideForm):
         label="How it is put",
         required=False,
         initial=Privileged.model_fields["form"].default,
-        widget=forms.Textarea({"rows": 2, "class": "mono"}),
+        widget=forms.Textarea({"rows": 4, "class": "mono"}),
         help_text=f"What the teacher reads in place of the prompt; names {PRIVILEGED_MARK} and {PROMPT_MARK}.",
     )
 
