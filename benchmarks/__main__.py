@@ -8,6 +8,7 @@ from benchmarks import (
     calibration,
     diagnosis,
     engine,
+    gpu,
     main_job,
     matrix,
     objectives,
@@ -19,6 +20,7 @@ from benchmarks import (
 BENCHMARKS = {
     "main-job": main_job,
     "bench": engine,
+    "bench-gpu": gpu,
     "objectives": objectives,
     "diagnosis": diagnosis,
     "calibration": calibration,
@@ -37,7 +39,10 @@ def main() -> None:
         "--quick", action="store_true", help="bench only: a few steps, printed and not recorded"
     )
     arguments = parser.parse_args()
-    asked = arguments.parts or every
+    named = {
+        name: [part for part in every if part.partition(".")[0] == name] for name in BENCHMARKS
+    }
+    asked = [part for one in arguments.parts for part in named.get(one, [one])] or every
     unknown = sorted(set(asked) - set(every))
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(every)}")

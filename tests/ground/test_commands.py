@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TARGETS = {
     "help", "setup", "demo", "test", "check", "test-all", "fmt", "lint", "types", "imports", "schema", "bench",
-    "calibrate", "rescue-study", "browser", "vllm", "test-vllm",
+    "calibrate", "rescue-study", "browser", "vllm", "test-vllm", "bench-gpu",
 }  # fmt: skip
 
 
