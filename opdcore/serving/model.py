@@ -20,8 +20,11 @@ from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout, Sampling
 from opdcore.serving import requests
 from opdcore.serving.connection import Connection
-from opdcore.serving.requests import COMPLETIONS, Known
+from opdcore.serving.requests import COMPLETIONS, Body, Known
 from opdcore.sides import KnownSide
+
+# A server that is restarted gives up what is under way, and is then waited for.
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,7 @@ class ServedModel:
         replies = self.connection.post_all(COMPLETIONS, [body for _, body in asked])
         found: dict[int, Known] = {}
         for (places, _), reply in zip(asked, replies, strict=True):
-            choices = sorted(reply["choices"], key=lambda one: one["index"])
-            for place, choice in zip(places, choices, strict=True):
+            for place, choice in zip(places, requests.choices(reply, len(places)), strict=True):
                 ids, start = given[place]
                 found[place] = requests.read_known(choice, ids, start=start, k=k)
         return [found[place] for place in range(len(given))]
@@ -70,11 +72,26 @@ class ServedModel:
             requests.sampling_body(self.name, ids, sampling, seed=seed_of(seed, row) >> 32)
             for row, ids in enumerate(prompts)
         ]
-        replies = self.connection.post_all(COMPLETIONS, bodies)
-        return [
-            requests.read_rollout(reply["choices"][0], row, sampling)
-            for row, reply in enumerate(replies)
-        ]
+        told = self._whole(bodies)
+        return [requests.read_rollout(one, row, sampling) for row, one in enumerate(told)]
+
+    def _whole(self, bodies: Sequence[Body]) -> list[Body]:
+        """A response to each request; those that a stopping server gave up are asked for again."""
+        found: dict[int, Body] = {}
+        for _ in range(TRIES):
+            missing = [row for row in range(len(bodies)) if row not in found]
+            replies = self.connection.post_all(COMPLETIONS, [bodies[row] for row in missing])
+            for row, reply in zip(missing, replies, strict=True):
+                (choice,) = requests.choices(reply, 1)
+                if requests.is_whole(choice):
+                    found[row] = choice
+            if len(found) == len(bodies):
+                return [found[row] for row in range(len(bodies))]
+        raise EngineFailure(
+            "serving.given_up",
+            f"The server gave up {len(bodies) - len(found)} responses {TRIES} times in a row.",
+            remedy="See in its log why it stops; then resume the run.",
+        )
 
     def version(self) -> str:
         """What its weights were called when they were last given to it."""
