@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -172,6 +173,20 @@ def test_responses_that_a_stopping_server_gave_up_are_asked_for_again():
         (response,) = model.respond([[1, 2]], sampling=sampling, seed=0)
     assert response.ids == (3, 3)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("checksums", "taken"),
+    [({"a": "1"}, False), ({"a": "1", "b": sha256(b"").hexdigest()}, True)],
+)
+def test_weights_that_did_not_change_are_noticed_where_a_server_can_tell(checksums, taken):
+    with (
+        serving(lambda *_: (200, {"checksums": checksums})) as (address, _),
+        Connection(endpoint(address)) as connection,
+    ):
+        model = ServedModel(connection, None, None, Path(), torch.device("cpu"))
+        with nullcontext() if taken else pytest.raises(EngineFailure, match="are the same after"):
+            model.give(Path("weights"), version="2", differs=True)
 
 
 @pytest.mark.parametrize(
