@@ -24,6 +24,7 @@ from opdcore.contract.serving import Endpoint
 
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 # A wait is told to people from here on; what is shorter happens in every busy hour.
 TOLD_FROM_SECONDS = 2.0
 _WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -128,25 +129,45 @@ class Connection:
     def _once(
         self, method: str, path: str, body: bytes | None, *, final: bool
     ) -> tuple[Reply, str | None]:
-        """One try: the reply, or why another one may help."""
-        address = urlsplit(self.endpoint.base_url)
+        """One try: the reply, or why another one may help.
+
+        A server closes connections that were quiet for some seconds, which says nothing about it: then
+        a new one is tried at once.
+        """
+        kept = getattr(self._own, "connection", None) is not None
         try:
-            connection = self._connection()
-            connection.request(method, address.path.rstrip("/") + path, body, self._headers)
-            reply = connection.getresponse()
-            content = reply.read()
+            try:
+                reply, content = self._exchange(method, path, body)
+            except ConnectionError:
+                if not kept:
+                    raise
+                self._drop()
+                reply, content = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as error:
             self._drop()
             return None, "it did not answer in time" if isinstance(error, TimeoutError) else (
                 f"it cannot be reached ({type(error).__name__})"
             )
-        if reply.status in _WORTH_ANOTHER_TRY and not (
-            final and reply.status == http.client.INTERNAL_SERVER_ERROR
-        ):
+        broken = final and reply.status == http.client.INTERNAL_SERVER_ERROR
+        if reply.status in _WORTH_ANOTHER_TRY and not broken:
             return None, f"it answers {reply.status} {reply.reason}"
         if reply.status != http.client.OK:
             raise self._refused(path, reply.status, content)
         return (_parsed(content), None) if content else ({}, None)
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        address = urlsplit(self.endpoint.base_url)
+        connection = self._connection()
+        if connection.sock is None:
+            connection.timeout = min(CONNECT_SECONDS, self.endpoint.timeout_seconds)
+            connection.connect()
+        if connection.sock is not None:
+            connection.sock.settimeout(self.endpoint.timeout_seconds)
+        connection.request(method, address.path.rstrip("/") + path, body, self._headers)
+        reply = connection.getresponse()
+        return reply, reply.read()
 
     def _connection(self) -> http.client.HTTPConnection:
         """This thread's own, kept open between requests."""
@@ -188,10 +209,16 @@ class Connection:
     def _refused(self, path: str, status: int, content: bytes) -> BadInput:
         return BadInput(
             "serving.refused",
-            f"{self.endpoint.base_url}{path} refused a request ({status}): {_words(content)}.",
+            f"{self.endpoint.base_url}{path} refused a request ({status}): "
+            f"{self._without_key(_words(content))}.",
             remedy="See the server's log; its model, its --max-model-len and its --max-logprobs must "
             "allow what the recipe asks.",
         )
+
+    def _without_key(self, words: str) -> str:
+        """A server's words, which may repeat what it was sent."""
+        key = self._headers.get("Authorization", "").removeprefix("Bearer ")
+        return words.replace(key, "(the key)") if key else words
 
 
 def _parsed(content: bytes) -> Reply:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -20,8 +21,12 @@ from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout, Sampling
 from opdcore.serving import requests
 from opdcore.serving.connection import Connection
-from opdcore.serving.requests import COMPLETIONS, Known
+from opdcore.serving.requests import COMPLETIONS, Body, Known
 from opdcore.sides import KnownSide
+
+# A server that is restarted gives up what is under way, and is then waited for.
+TRIES = 5
+_NOTHING = sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,7 @@ class ServedModel:
         replies = self.connection.post_all(COMPLETIONS, [body for _, body in asked])
         found: dict[int, Known] = {}
         for (places, _), reply in zip(asked, replies, strict=True):
-            choices = sorted(reply["choices"], key=lambda one: one["index"])
-            for place, choice in zip(places, choices, strict=True):
+            for place, choice in zip(places, requests.choices(reply, len(places)), strict=True):
                 ids, start = given[place]
                 found[place] = requests.read_known(choice, ids, start=start, k=k)
         return [found[place] for place in range(len(given))]
@@ -70,11 +74,26 @@ class ServedModel:
             requests.sampling_body(self.name, ids, sampling, seed=seed_of(seed, row) >> 32)
             for row, ids in enumerate(prompts)
         ]
-        replies = self.connection.post_all(COMPLETIONS, bodies)
-        return [
-            requests.read_rollout(reply["choices"][0], row, sampling)
-            for row, reply in enumerate(replies)
-        ]
+        told = self._whole(bodies)
+        return [requests.read_rollout(one, row, sampling) for row, one in enumerate(told)]
+
+    def _whole(self, bodies: Sequence[Body]) -> list[Body]:
+        """A response to each request; those that a stopping server gave up are asked for again."""
+        found: dict[int, Body] = {}
+        for _ in range(TRIES):
+            missing = [row for row in range(len(bodies)) if row not in found]
+            replies = self.connection.post_all(COMPLETIONS, [bodies[row] for row in missing])
+            for row, reply in zip(missing, replies, strict=True):
+                (choice,) = requests.choices(reply, 1)
+                if requests.is_whole(choice):
+                    found[row] = choice
+            if len(found) == len(bodies):
+                return [found[row] for row in range(len(bodies))]
+        raise EngineFailure(
+            "serving.given_up",
+            f"The server gave up {len(bodies) - len(found)} responses {TRIES} times in a row.",
+            remedy="See in its log why it stops; then resume the run.",
+        )
 
     def version(self) -> str:
         """What its weights were called when they were last given to it."""
@@ -84,6 +103,8 @@ class ServedModel:
         """Has the server read its weights anew from a folder, and calls them by a version.
 
         Raises EngineFailure where they are known to differ from what it has, and did not change by it.
+        A server on a CPU keeps packed matrices alone, whose checksums are those of nothing: there equal
+        ones say nothing, as where adapters change no other weight, and the logprobs have to tell.
         """
         before = self._checksums() if differs else None
         self.connection.post(
@@ -92,7 +113,7 @@ class ServedModel:
             once=True,
         )
         self.connection.post("/reset_prefix_cache", {})
-        if differs and self._checksums() == before:
+        if before and _NOTHING not in before.values() and self._checksums() == before:
             raise EngineFailure(
                 "serving.weights_not_taken",
                 f"The server's weights are the same after they were read from {folder}.",

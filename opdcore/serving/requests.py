@@ -48,6 +48,22 @@ def scoring_bodies(
         yield places, _scoring_body(model, [sequences[i] for i in places], k)
 
 
+def choices(reply: Body, count: int) -> list[Body]:
+    """The choices of a reply in the order of what was asked; raises where there are others."""
+    told = reply.get("choices") if isinstance(reply, dict) else None
+    if not isinstance(told, list) or not all(isinstance(one, dict) for one in told):
+        raise _unreadable("it holds no choices")
+    found = sorted(told, key=lambda one: one.get("index", -1))
+    if [one.get("index") for one in found] != list(range(count)):
+        raise _unreadable(f"it answers {len(found)} of {count} questions")
+    return found
+
+
+def is_whole(choice: Body) -> bool:
+    """Whether a response ended by itself; a server that is stopped gives up those under way."""
+    return choice.get("finish_reason") in {"stop", "length"}
+
+
 def read_known(choice: Body, ids: Sequence[int], *, start: int, k: int) -> Known:
     """What one choice of a reply tells of the tokens from `start` on; raises where it tells less."""
     told = choice.get("prompt_logprobs") or []
@@ -56,13 +72,15 @@ def read_known(choice: Body, ids: Sequence[int], *, start: int, k: int) -> Known
     found = np.empty((len(ids) - start, k + 1), dtype=np.int64)
     logprobs = np.empty(found.shape, dtype=np.float32)
     for row, place in enumerate(range(start, len(ids))):
-        entries = told[place] or {}
-        best = sorted(entries.items(), key=lambda item: item[1]["rank"])[:k]
-        own = entries.get(str(ids[place]))
-        if own is None or len(best) < k:
-            raise _unreadable(f"it told {len(best)} of the {k} most probable tokens")
-        found[row] = [*(int(one) for one, _ in best), ids[place]]
-        logprobs[row] = [*(told["logprob"] for _, told in best), own["logprob"]]
+        try:
+            found[row], logprobs[row] = _position(told[place], ids[place], k)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            what = (
+                f"it does not tell the {k} most probable tokens at place {place}, and the given one"
+            )
+            raise _unreadable(what) from error
+    if not np.isfinite(logprobs).all():
+        raise _unreadable("a logprob is no number")
     return Known(found, logprobs)
 
 
@@ -95,6 +113,18 @@ def read_rollout(choice: Body, place: int, sampling: Sampling) -> Rollout:
     ids, told = ids[:foreign], told[:foreign]
     stopped = bool(ids) and ids[-1] in sampling.stop_ids
     return Rollout(place, tuple(ids), tuple(map(float, told)), stopped)
+
+
+def _position(
+    entries: dict[str, dict[str, Any]], own: int, k: int
+) -> tuple[list[int], list[float]]:
+    """The k most probable tokens of a position and the given one, with their logprobs."""
+    best = sorted(entries.items(), key=lambda item: item[1]["rank"])[:k]
+    if len(best) < k:
+        raise ValueError
+    logprobs = [float(told["logprob"]) for _, told in best]
+    given = float(entries[str(own)]["logprob"])
+    return [*(int(one) for one, _ in best), own], [*logprobs, given]
 
 
 def _scoring_body(model: str, sequences: Sequence[Sequence[int]], k: int) -> Body:

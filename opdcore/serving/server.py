@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import subprocess
 import time
@@ -26,8 +27,9 @@ MODEL = "model"
 LONGEST_START_SECONDS = 900.0
 # More than its keeper gives it.
 STOP_SECONDS = 15.0
-_TAIL_BYTES = 4000
-_SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL")
+_SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL", "DATABASE_URL", "REDIS_URL")
+# Where a log names an error; what follows from it comes later, and an interpreter's last words explain none.
+_CAUSE = re.compile(r"\b\w*(?:Error|Exception): .+")
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,12 @@ class Serving:
         if self.takes_weights:
             told["VLLM_SERVER_DEV_MODE"] = "1"
         if self.on_gpu:
+            told["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
             told["CUDA_VISIBLE_DEVICES"] = ",".join(n.partition(":")[2] for n in self.devices)
         else:
-            told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+            # Bound to cores, two servers would share one and leave the others idle.
+            told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+            told["VLLM_CPU_KVCACHE_SPACE"] = "1"
         return kept | told
 
 
@@ -90,6 +95,8 @@ class Server:
     log: Path
     port: int = field(default_factory=_free_port)
     process: subprocess.Popen[bytes] | None = None
+    # Where the log of this start begins.
+    _since: int = field(default=0, init=False)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -110,6 +117,7 @@ class Server:
         keeper = [str(Path(__file__).with_name("keeper.py")), str(os.getpid())]
         program = [python, "-m", "vllm.entrypoints.openai.api_server"]
         with self.log.open("ab") as log:
+            self._since = log.tell()
             self.process = subprocess.Popen(
                 [python, *keeper, *program, *self.serving.arguments(self.port)],
                 env=self.serving.environment(), cwd=self.log.parent, stdin=subprocess.DEVNULL,
@@ -163,9 +171,9 @@ class Server:
             asked.close()
 
     def _failure(self, what: str) -> EngineFailure:
-        said = self.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
-        lines = [line for line in said.splitlines() if "Error" in line or "error" in line]
-        told = lines[-1].strip()[-400:] if lines else "see its log"
+        said = self.log.read_bytes()[self._since :].decode(errors="replace")
+        cause = _CAUSE.search(said)
+        told = cause.group()[:400].rstrip(".") if cause else "see its log"
         return EngineFailure(
             "serving.not_started",
             f"The vLLM server of {self.serving.folder.name} {what} before it answered: {told}.",

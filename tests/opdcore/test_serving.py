@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from opdcore.rollouts import Rollout, Sampling
 from opdcore.scoring import score
 from opdcore.serving import requests, widening
 from opdcore.serving.connection import Connection
+from opdcore.serving.model import ServedModel
+from opdcore.serving.server import Server, Serving
 from opdcore.sides import KnownSide, Side
 from tests.opdcore.jobs import events_of, make_job, make_recipe
 from tests.opdcore.model_folders import make_pair
@@ -114,6 +117,114 @@ def test_a_wait_is_told_once_and_so_is_its_end():
     assert "503" in away.why
     assert away.address == address
     assert back is None
+
+
+def test_a_connection_that_was_closed_while_quiet_costs_no_wait():
+    def once_each(number, path, body):
+        return 200, {"number": number}
+
+    with serving(once_each) as (address, seen), Connection(endpoint(address)) as connection:
+        connection.post("/a", {})
+        connection._own.connection.sock.shutdown(socket.SHUT_RDWR)
+        began = time.monotonic()
+        assert connection.post("/a", {}) == {"number": 2}
+        assert time.monotonic() - began < 0.1
+    assert len(seen) == 2
+
+
+def test_a_status_of_500_is_final_where_it_says_that_something_cannot_be_done():
+    def broken(number, path, body):
+        return 500, {"error": {"message": "there is no such folder"}}
+
+    with (
+        serving(broken) as (address, seen),
+        Connection(endpoint(address)) as connection,
+        pytest.raises(BadInput, match="no such folder"),
+    ):
+        connection.post("/collective_rpc", {}, once=True)
+    assert len(seen) == 1
+
+
+def test_a_key_that_a_server_repeats_is_not_shown(monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", "a-key-of-ours")
+
+    def repeating(number, path, body):
+        return 401, {"error": {"message": "a-key-of-ours is not the key"}}
+
+    with (
+        serving(repeating) as (address, _),
+        Connection(endpoint(address, key_variable="TEACHER_KEY")) as connection,
+        pytest.raises(BadInput, match="is not the key") as refusal,
+    ):
+        connection.post("/v1/completions", {})
+    assert "a-key-of-ours" not in str(refusal.value)
+
+
+def test_responses_that_a_stopping_server_gave_up_are_asked_for_again():
+    def stopping(number, path, body):
+        finish = "abort" if number == 1 else "length"
+        logprobs = {"token_logprobs": [-1.0] * number}
+        told = {"index": 0, "token_ids": [3] * number, "logprobs": logprobs}
+        return 200, {"choices": [told | {"finish_reason": finish}]}
+
+    sampling = Sampling(4, 1.0, 1.0, VOCABULARY, frozenset())
+    with serving(stopping) as (address, seen), Connection(endpoint(address)) as connection:
+        model = ServedModel(connection, None, None, Path(), torch.device("cpu"))
+        (response,) = model.respond([[1, 2]], sampling=sampling, seed=0)
+    assert response.ids == (3, 3)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("checksums", "taken"),
+    [({"a": "1"}, False), ({"a": "1", "b": sha256(b"").hexdigest()}, True)],
+)
+def test_weights_that_did_not_change_are_noticed_where_a_server_can_tell(checksums, taken):
+    with (
+        serving(lambda *_: (200, {"checksums": checksums})) as (address, _),
+        Connection(endpoint(address)) as connection,
+    ):
+        model = ServedModel(connection, None, None, Path(), torch.device("cpu"))
+        with nullcontext() if taken else pytest.raises(EngineFailure, match="are the same after"):
+            model.give(Path("weights"), version="2", differs=True)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [],
+        {},
+        {"choices": []},
+        {"choices": [{"index": 1, "prompt_logprobs": [None, {}]}]},
+        {"choices": [{"index": 0, "prompt_logprobs": None}]},
+        {"choices": [{"index": 0, "prompt_logprobs": [None, {"2": {"rank": 1}}]}]},
+        {"choices": [{"index": 0, "prompt_logprobs": [None, {"9": {"logprob": -1, "rank": 1}}]}]},
+        {"choices": [{"index": 0, "prompt_logprobs": [None, {"2": {"logprob": None, "rank": 1}}]}]},
+    ],
+)
+def test_a_reply_that_tells_something_else_has_a_code(told):
+    with serving(lambda *_: (200, told)) as (address, _), Connection(endpoint(address)) as asking:
+        model = ServedModel(asking, None, None, Path(), torch.device("cpu"))
+        with pytest.raises(EngineFailure) as failure:
+            model.known([((1, 2), 1)], k=1)
+    assert failure.value.info.code == "serving.unreadable"
+
+
+def test_a_server_that_ends_is_explained_by_the_first_error_of_its_log(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/bin/sh\necho 'ERROR core.py: ValueError: Free memory is less than asked for.'\n"
+        "echo 'RuntimeError: Engine core initialization failed'\nexit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("STILLROOM_VLLM_PYTHON", str(program))
+    log = tmp_path / "server.log"
+    log.write_text("KeyError: of an earlier start\n")
+    with (
+        Server(Serving(tmp_path, longest=64), log) as server,
+        pytest.raises(EngineFailure, match="ValueError: Free memory is less than asked for"),
+    ):
+        list(server.readying())
 
 
 def test_patience_ends_with_a_code_and_the_last_reason():
@@ -209,7 +320,7 @@ def test_a_reply_is_read_by_rank_with_the_given_token_last():
     assert known.ids.tolist() == [[7, 3, 5]]
     np.testing.assert_allclose(known.logprobs, [[-0.1, -2.5, -9.0]])
     short = {"7": entries["7"], "5": entries["5"]}
-    with pytest.raises(EngineFailure, match="2 of the 3"):
+    with pytest.raises(EngineFailure, match="the 3 most probable"):
         requests.read_known({"prompt_logprobs": [None, short]}, [4, 5], start=1, k=3)
 
 

@@ -112,9 +112,6 @@ def test_new_weights_are_those_that_answer(served, tmp_path):
         table = logprobs_of(student, (*prompt, *one.ids), len(prompt))
         drawn = table.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
         torch.testing.assert_close(drawn, torch.tensor(one.logprobs), atol=TOLERATED_NATS, rtol=0)
-    with pytest.raises(EngineFailure) as caught:
-        model.give(folder, version="student-2", differs=True)
-    assert caught.value.info.code == "serving.weights_not_taken"
 
 
 def job(steps, **fields):
@@ -154,6 +151,17 @@ def test_a_run_with_both_behind_servers_samples_its_own_student_at_every_step(tm
     assert max(differences) < TOLERATED_NATS
     assert events[-1].payload.status == "succeeded"
     assert not [one for one in events if one.kind == "log" and one.payload.level == "warning"]
+
+
+def test_a_student_with_adapters_is_sampled_as_it_is_at_every_step(tmp_path):
+    """Adapters change packed matrices alone, of which a server on a CPU has no checksum."""
+    asked = job(4, sampler={}).model_dump(mode="json")
+    asked["recipe"]["stages"][0]["tuning"] = "lora"
+    values = metrics(opdcore.run(Job.model_validate(asked), tmp_path / "run"))
+    differences = [one["sampler_logprob_difference"] for one in values]
+    print("with adapters, sampler and trainer differ by", [f"{one:.1e}" for one in differences])
+    assert len(differences) == 4
+    assert max(differences) < TOLERATED_NATS
 
 
 def test_a_teacher_behind_a_server_teaches_what_a_loaded_one_does(tmp_path):
