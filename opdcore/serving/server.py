@@ -73,7 +73,7 @@ class Serving:
             told["VLLM_SERVER_DEV_MODE"] = "1"
         if self.on_gpu:
             told["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-            told["CUDA_VISIBLE_DEVICES"] = ",".join(n.partition(":")[2] for n in self.devices)
+            told["CUDA_VISIBLE_DEVICES"] = ",".join(_gpus(self.devices, inherited))
         else:
             # Bound to cores, two servers would share one and leave the others idle.
             told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -194,6 +194,14 @@ def environment_of_vllm() -> str:
         f"There is no environment with vLLM: {candidates[0]} does not exist.",
         remedy=f"Run `make vllm` on this host, or name its Python in {VARIABLE}.",
     )
+
+
+def _gpus(devices: Sequence[str], inherited: Mapping[str, str]) -> Iterator[str]:
+    """The GPUs as the driver counts them; a job that sees some alone counts those from 0."""
+    visible = inherited.get("CUDA_VISIBLE_DEVICES")
+    for name in devices:
+        index = name.partition(":")[2] or "0"
+        yield visible.split(",")[int(index)] if visible else index
 
 
 def _is_secret(name: str) -> bool:

@@ -534,3 +534,12 @@ def wait_for(condition, seconds=20):
 def alive(pid):
     status = Path(f"/proc/{pid}/status")
     return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def test_a_server_sees_the_gpus_that_its_job_was_given():
+    serving = Serving(Path("model"), longest=8, devices=("cuda:1", "cuda:2"))
+    told = serving.environment({"CUDA_VISIBLE_DEVICES": "4,6,7", "HF_TOKEN": "x", "PATH": "p"})
+    assert told["CUDA_VISIBLE_DEVICES"] == "6,7"
+    assert serving.environment({})["CUDA_VISIBLE_DEVICES"] == "1,2"
+    assert "HF_TOKEN" not in told
+    assert told["PATH"] == "p"
