@@ -36,6 +36,8 @@ def test_a_launch_gives_the_queued_run(project, member, client):
         "count": 1,
         "memory_bytes": None,
         "threads": None,
+        "served": False,
+        "endpoint": None,
     }
     told = answer.json()
     assert told["public_id"] == run.public_id
