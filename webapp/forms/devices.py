@@ -20,11 +20,9 @@ LABELS: dict[ResourceRole, tuple[str, str]] = {
     "teacher": ("Teacher", "Empty: on the training devices, or a server."),
 }
 SERVED = [("", "In the job's process"), ("own", "A vLLM server of the run's own")]
-DEVICE_FIELDS = (
-    "device",
-    "threads",
-    *(f"{r}_{what}" for r in ROLES for what in ("devices", "memory")),
-)
+DEVICE_FIELDS = ("device", "threads", "sample_served", "teacher_served")
+# Shown only where there is something to divide.
+ROLE_FIELDS = tuple(f"{role}_{what}" for role in ROLES for what in ("devices", "memory"))
 
 
 class RoleFields(NamedTuple):
@@ -90,13 +88,13 @@ class DevicesForm(forms.Form):
     @property
     def offers_roles(self) -> bool:
         """Whether there is anything to divide, or somebody divided it already."""
-        asked = any(self[name].value() for name in DEVICE_FIELDS[2:])
+        asked = any(self[name].value() for name in ROLE_FIELDS)
         return asked or Device.objects.filter(kind="cuda").exists() or Device.objects.count() > 1
 
     @property
     def divides_roles(self) -> bool:
         """Whether a role has a number or a least memory of its own."""
-        return any(self[name].value() for name in DEVICE_FIELDS[2:])
+        return any(self[name].value() for name in ROLE_FIELDS)
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}

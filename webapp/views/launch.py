@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from opdcore.contract import needs
 from opdcore.contract.errors import BadInput
-from webapp.forms.devices import DEVICE_FIELDS
+from webapp.forms.devices import DEVICE_FIELDS, ROLE_FIELDS
 from webapp.forms.launch import KnobsForm, LaunchForm
 from webapp.models import Pair, Project, PromptSet, Recipe, Run
 from webapp.permissions import allows, require
@@ -161,7 +161,9 @@ def _checked(
     knobs_form: KnobsForm | None,
     review: Review | None,
 ) -> dict[str, Any]:
-    shown: dict[str, Iterable[object]] = {name: form.errors.get(name, []) for name in FIELDS}
+    divided = [name for name in ROLE_FIELDS if name in request.POST]
+    names = [*FIELDS, *divided]
+    shown: dict[str, Iterable[object]] = {name: form.errors.get(name, []) for name in names}
     # A field that was not filled in yet is no fault to point at while typing.
     for name in ("pair", "train", "recipe"):
         if not request.POST.get(name):
