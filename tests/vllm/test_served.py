@@ -82,7 +82,8 @@ def test_both_kinds_of_logprobs_agree_with_the_loaded_model(served):
         theirs = torch.from_numpy(known.logprobs)
         ours = table.gather(1, torch.from_numpy(known.ids))
         told = max(told, float((ours - theirs).abs().max()))
-        assert known.ids[:, :20].tolist() == table.topk(20).indices.tolist() or told < 1e-5
+        best = table.topk(20).values
+        torch.testing.assert_close(theirs[:, :20], best, atol=TOLERATED_NATS, rtol=0)
         drawn = table.gather(1, torch.tensor(rollout.ids)[:, None])[:, 0]
         sampled = max(sampled, float((drawn - torch.tensor(rollout.logprobs)).abs().max()))
     tokens = sum(len(one.ids) for one in rollouts)
@@ -206,7 +207,7 @@ def test_a_server_that_stays_away_ends_the_run_with_a_code_and_its_checkpoint(tm
         for event in opdcore.run(job(40, teachers=teachers), run_dir):
             events.append(event)
             if len(metrics(events)) == 2:
-                os.kill(process, signal.SIGSTOP if process is None else signal.SIGKILL)
+                os.kill(process, signal.SIGKILL)
 
     with pytest.raises(EngineFailure) as caught:
         run()
@@ -226,7 +227,7 @@ def servers_of(endpoint):
 
 
 def _pids(word):
-    told = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    told = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True)
     lines = [line.split(None, 1) for line in told.stdout.splitlines()]
     return [
         int(pid) for pid, args in lines
