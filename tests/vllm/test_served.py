@@ -58,7 +58,7 @@ def prompts(count):
     return [Prompt.model_validate_json(line) for line in lines]
 
 
-def rollouts_of(model, asked, *, tokens=64, seed=3):
+def rollouts_of(model, asked, *, tokens=96, seed=3):
     ids = [one.ids for one in model.renderer.render_many(asked)]
     sampling = Sampling(tokens, 1.0, 1.0, model.card.vocabulary, frozenset(model.renderer.stop_ids))
     return ids, model.respond(ids, sampling=sampling, seed=seed)
@@ -206,7 +206,7 @@ def test_a_server_that_stays_away_ends_the_run_with_a_code_and_its_checkpoint(tm
     def run():
         for event in opdcore.run(job(40, teachers=teachers), run_dir):
             events.append(event)
-            if len(metrics(events)) == 2:
+            if event.kind == "metrics" and len(metrics(events)) == 2:
                 os.kill(process, signal.SIGKILL)
 
     with pytest.raises(EngineFailure) as caught:
@@ -227,7 +227,9 @@ def servers_of(endpoint):
 
 
 def _pids(word):
-    told = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True
+    )
     lines = [line.split(None, 1) for line in told.stdout.splitlines()]
     return [
         int(pid) for pid, args in lines
