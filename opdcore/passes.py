@@ -131,13 +131,15 @@ def _score(work: Workspace, asked: _Pass) -> tuple[Scored, TopTokens | None]:
     collector = _collector(batch, asked.traced, device)
     student_hidden = response_hidden(student, batch, side=0, precision=precision)
     with torch.no_grad():
-        teacher = work.teachers.panel(asked.panel).side(batch, scoring_of(stage, work))
+        own = Side(student_hidden, student.project)
+        panel = work.teachers.panel(asked.panel)
+        teacher = panel.side(batch, scoring_of(stage, work), student=own)
         initial = None
         if work.initial is not None and stage.needs_initial:
             hidden = response_hidden(work.initial, batch, side=0, precision=precision)
             initial = Side(hidden, work.initial.project)
     scored = score(
-        Side(student_hidden, student.project),
+        own,
         teacher,
         batch.sampled_ids.to(device),
         objective=objective_of(stage),

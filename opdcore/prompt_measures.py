@@ -130,7 +130,7 @@ def _compare(
     scoring = Scoring(work.vocabulary, stage.temperature)
     for panel, batch in work.batches(asked, rollouts, tokens=stage.micro_batch_tokens):
         student = Side(response_hidden(work.student, batch, side=0), work.student.project)
-        teacher = panel.side(batch, scoring)
+        teacher = panel.side(batch, scoring, student=student)
         ids = batch.sampled_ids.to(work.student.device)
         parts.append(
             observe(

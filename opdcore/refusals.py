@@ -115,10 +115,11 @@ def _refuse_served(job: Job) -> None:
                 field=f"teachers.{served[0]}.served",
             )
         if served and isinstance(stage, DistillStage):
-            _refuse_objective(stage, f"recipe.stages.{index}")
+            told = all(job.teachers[i].student_top_k for i in served)
+            _refuse_objective(stage, f"recipe.stages.{index}", student_top_k=told)
 
 
-def _refuse_objective(stage: DistillStage, field: str) -> None:
+def _refuse_objective(stage: DistillStage, field: str, *, student_top_k: bool) -> None:
     reason = served_refusal(
         form=stage.form,
         support=stage.support,
@@ -126,6 +127,7 @@ def _refuse_objective(stage: DistillStage, field: str) -> None:
         extrapolation=stage.extrapolation,
         token_selection=stage.token_selection,
         high_entropy_forward_weight=stage.high_entropy_forward_weight,
+        student_top_k=student_top_k,
     )
     if reason is not None:
         knob = reason.partition(": ")[0]

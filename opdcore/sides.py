@@ -2,7 +2,7 @@
 
 The student's side is always the former. A teacher behind a server tells its most probable tokens and the
 sampled one; the rest of its distribution is taken to have the student's shape, within the mass that is
-left and no token above the least probable one that was told. Comparing with that, the KL is the one with a
+left and no token above the least probable one of its most probable. Comparing with that, the KL is the one with a
 single bucket for the tail, and no loss on the told tokens sees the difference. It knows no objective.
 """
 
@@ -54,21 +54,25 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class KnownSide:
-    """What a server told of N positions: k tokens, best first, then the sampled one, with logprobs."""
+    """What a server told of N positions: its `k` most probable tokens, best first, then others.
+
+    Among those is the sampled one; they may be among the former too.
+    """
 
     ids: Int[Tensor, "N K"]
     logprobs: Float[Tensor, "N K"]
+    k: int
 
     def at(self, rows: slice) -> KnownSide:
         """The same side at some of its positions."""
-        return KnownSide(self.ids[rows], self.logprobs[rows])
+        return KnownSide(self.ids[rows], self.logprobs[rows], self.k)
 
     def logits(self, student: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """Logprobs of the told tokens, and the student's shape for the rest of the mass."""
         told = torch.full_like(student, -torch.inf).scatter_(1, self.ids, self.logprobs)
         known = told > -torch.inf
         rest = (1 - told.logsumexp(-1, keepdim=True).exp()).clamp_min(_LEAST_MASS)
-        most = self.logprobs[:, :-1].amin(-1, keepdim=True) - BELOW_NATS
+        most = self.logprobs[:, : self.k].amin(-1, keepdim=True) - BELOW_NATS
         tail = _shared_out(student.masked_fill(known, -torch.inf), rest, most)
         return torch.where(known, told, tail)
 

@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opdcore.comparison import Comparison, Distribution
+from opdcore.logits_chunks import rows_per_chunk
+from opdcore.sides import Side
+from opdcore.support import top_k_ids
 
 MOST = 8
 """Tokens kept of each side; fewer where the comparison ranked fewer."""
@@ -52,6 +55,14 @@ class TopCollector:
     def taken(self) -> TopTokens:
         """What was collected, positions in order; raises ValueError where none was wanted."""
         return concatenate(self._parts)
+
+
+@torch.no_grad()
+def most_probable(side: Side, *, k: int, vocabulary: int) -> Int[Tensor, "N K"]:
+    """Return the ids of a side's `k` most probable tokens, best first, of the first `vocabulary`."""
+    rows = rows_per_chunk(vocabulary, side.hidden.device.type)
+    parts = [part.detach() for part in side.hidden.split(rows)]
+    return torch.cat([top_k_ids(side.project(part)[:, :vocabulary].float(), k) for part in parts])
 
 
 def concatenate(parts: Sequence[TopTokens]) -> TopTokens:

@@ -163,7 +163,7 @@ def _reading(
         with torch.no_grad():
             hidden = response_hidden(work.student, batch, side=0, precision=stage.precision)
             student = Side(hidden, work.student.project)
-            teacher = panel.side(batch, scoring_of(stage, work))
+            teacher = panel.side(batch, scoring_of(stage, work), student=student)
         collectors.append(TopCollector(torch.ones_like(ids, dtype=torch.bool)))
         parts.append(
             observe(

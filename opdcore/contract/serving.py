@@ -42,3 +42,8 @@ class Served(Document):
         default=None,
         description="The server; null: the job starts one of its own and stops it at its end.",
     )
+    student_top_k: bool = Field(
+        default=False,
+        description="Of a teacher: whether it is asked for the student's top k too, so that every support "
+        "can be trained on. vLLM 0.32 can on a GPU, started with --enable-scale-out.",
+    )

@@ -111,14 +111,19 @@ def served_refusal(
     extrapolation: float,
     token_selection: str,
     high_entropy_forward_weight: float,
+    student_top_k: bool,
 ) -> str | None:
-    """Why an objective cannot be trained on a teacher behind a server, which tells its own top k alone."""
-    whole = "needs the teacher's whole distribution, of which a server tells its top k"
+    """Why an objective cannot be trained on a teacher behind a server, which tells a few tokens alone.
+
+    Those are its own top k, and with `student_top_k` the student's.
+    """
+    whole = "needs the teacher's whole distribution, of which a server tells a few tokens"
     reasons = {
         f"form: full {whole}; choose top_k with support teacher": form == "full",
         f"support: {support} needs the teacher's logprobs of tokens that it does not tell; choose teacher "
-        "or intersection, or form sampled": form == "top_k"
-        and support not in {"teacher", "intersection"},
+        "or intersection, form sampled, or a server that tells the student's top k": form == "top_k"
+        and support not in {"teacher", "intersection"}
+        and not student_top_k,
         f"temperature: {temperature:g} {whole}, at 1; set it to 1": temperature != 1,
         f"extrapolation: {extrapolation:g} {whole}; set it to 1": extrapolation != 1,
         f"token_selection: {token_selection} {whole}; choose all or entropy": token_selection

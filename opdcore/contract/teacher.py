@@ -85,3 +85,8 @@ class Teacher(Participant, Teaching):
         description="The server that it is behind; its model's folder then gives tokens and templates. "
         "null: it is loaded by the job.",
     )
+
+    @property
+    def student_top_k(self) -> bool:
+        """Whether it is behind a server that tells the student's top k."""
+        return self.served is not None and self.served.student_top_k

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from opdcore.batches import Batch, sequences
-from opdcore.contract.errors import EngineFailure
+from opdcore.contract.errors import BadInput, EngineFailure, StillroomError
 from opdcore.inspection import ModelCard
 from opdcore.order import seed_of
 from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout, Sampling
 from opdcore.serving import requests
 from opdcore.serving.connection import Connection
-from opdcore.serving.requests import COMPLETIONS, Body, Known
+from opdcore.serving.requests import COMPLETIONS, GENERATE, Body, Ids, Known
 from opdcore.sides import KnownSide
 
 # A server that is restarted gives up what is under way, and is then waited for.
@@ -31,13 +32,17 @@ _NOTHING = sha256(b"").hexdigest()
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that is asked over a connection; `device` is where its answers are put."""
+    """A model that is asked over a connection; `device` is where its answers are put.
+
+    With `student_top_k` it is asked for the logprobs of the student's most probable tokens too.
+    """
 
     connection: Connection
     renderer: Renderer
     card: ModelCard
     folder: Path
     device: torch.device
+    student_top_k: bool = False
 
     @property
     def name(self) -> str:
@@ -58,13 +63,54 @@ class ServedModel:
                 found[place] = requests.read_known(choice, ids, start=start, k=k)
         return [found[place] for place in range(len(given))]
 
-    def side(self, batch: Batch, *, side: int, k: int) -> KnownSide:
-        """What it tells of a batch's positions."""
-        known = self.known(sequences(batch, side=side), k=k)
+    def known_of(
+        self, given: Sequence[tuple[Sequence[int], int]], asked: Sequence[Ids], *, k: int
+    ) -> list[Known]:
+        """The same, and the tokens (T, n) that are asked for at each position, before the one given."""
+        bodies = [
+            requests.asking_body(self.name, ids, rows, start=start, k=k)
+            for (ids, start), rows in zip(given, asked, strict=True)
+        ]
+        replies = self.connection.post_all(GENERATE, bodies)
+        return [
+            requests.read_asked(reply, ids, rows, start=start, k=k)
+            for reply, (ids, start), rows in zip(replies, given, asked, strict=True)
+        ]
+
+    def side(
+        self, batch: Batch, *, side: int, k: int, asked: torch.Tensor | None = None
+    ) -> KnownSide:
+        """What it tells of a batch's N positions; `asked` (N, n) are further tokens to tell of."""
+        given = sequences(batch, side=side)
+        if asked is None:
+            known = self.known(given, k=k)
+        else:
+            rows = asked.cpu().split([len(ids) - start for ids, start in given])
+            known = self.known_of(given, [one.numpy() for one in rows], k=k)
         return KnownSide(
             torch.cat([torch.from_numpy(one.ids) for one in known]).to(self.device),
             torch.cat([torch.from_numpy(one.logprobs) for one in known]).to(self.device),
+            k,
         )
+
+    def check(self) -> None:
+        """Raises BadInput where it cannot tell what it will be asked for."""
+        if not self.student_top_k:
+            return
+        token = 1
+        try:
+            self.known_of([((token, token), 1)], [np.array([[token]])], k=1)
+        except StillroomError as error:
+            if error.info.code not in {"serving.refused", "serving.unreadable"}:
+                raise
+            raise BadInput(
+                "serving.no_student_top_k",
+                "The server cannot tell the logprobs of the student's most probable tokens: "
+                f"{error.info.message}",
+                remedy="Start vLLM 0.32 or newer on a GPU with --enable-scale-out, or train on support "
+                "teacher or intersection, or on form sampled.",
+                field="served.student_top_k",
+            ) from error
 
     def respond(
         self, prompts: Sequence[Sequence[int]], *, sampling: Sampling, seed: int

@@ -6,6 +6,8 @@ distribution, at temperature 1. It knows no connection and no model.
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +20,21 @@ from opdcore.rollouts.rollout import Rollout
 from opdcore.rollouts.sampling import Sampling
 
 COMPLETIONS = "/v1/completions"
+# Where tokens of one's own choice can be asked for, a text at a time.
+GENERATE = "/inference/v1/generate"
+Ids = NDArray[np.int64]
 Body = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Known:
-    """What a server tells of T positions: its k most probable tokens, and the token that was given.
+    """What a server tells of T positions: its k most probable tokens, others, and the one that was given.
 
-    `ids` and `logprobs` are (T, k + 1), best first, the given token last; it may be among the others too.
+    `ids` and `logprobs` are (T, k + n + 1), best first, the given token last; the n others are those that
+    it was asked for, if any. A token may be there more than once.
     """
 
-    ids: NDArray[np.int64]
+    ids: Ids
     logprobs: NDArray[np.float32]
 
 
@@ -46,6 +52,37 @@ def scoring_bodies(
         total += len(ids)
     if places:
         yield places, _scoring_body(model, [sequences[i] for i in places], k)
+
+
+def asking_body(model: str, ids: Sequence[int], rows: Ids, *, start: int, k: int) -> Body:
+    """One text's request for the tokens `rows` (T, n) at its positions from `start` on, and the k best."""
+    return {
+        "model": model,
+        "token_ids": list(ids),
+        "sampling_params": {
+            "max_tokens": 1,
+            "temperature": 1.0,
+            "prompt_logprobs": k,
+            "prompt_logprob_token_ids": rows.tolist(),
+            # A row scores predictions of the token after it.
+            "prompt_logprob_start": start - 1,
+        },
+    }
+
+
+def read_asked(reply: Body, ids: Sequence[int], rows: Ids, *, start: int, k: int) -> Known:
+    """What a reply tells of the tokens `rows` too; raises where it tells less."""
+    known = read_known(reply, ids, start=start, k=k)
+    try:
+        content = base64.b64decode(reply["prompt_token_id_logprobs"], validate=True)
+        told = np.load(io.BytesIO(content), allow_pickle=False)
+    except (LookupError, TypeError, ValueError) as error:
+        raise _unreadable("it does not tell the logprobs of the tokens asked for") from error
+    if told.shape != rows.shape or not np.isfinite(told).all():
+        raise _unreadable(f"it tells {told.shape} finite logprobs, of {rows.shape} asked for")
+    ids_told = np.concatenate([known.ids[:, :k], rows, known.ids[:, k:]], 1)
+    logprobs = np.concatenate([known.logprobs[:, :k], told, known.logprobs[:, k:]], 1)
+    return Known(ids_told, logprobs.astype(np.float32))
 
 
 def choices(reply: Body, count: int) -> list[Body]:

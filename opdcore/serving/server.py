@@ -29,7 +29,7 @@ LONGEST_START_SECONDS = 900.0
 STOP_SECONDS = 15.0
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL", "DATABASE_URL", "REDIS_URL")
 # Where a log names an error; what follows from it comes later, and an interpreter's last words explain none.
-_CAUSE = re.compile(r"\b\w*(?:Error|Exception): .+")
+_CAUSE = re.compile(r"(?<!`)\b\w*(?:Error|Exception): .+")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Serving:
     most_logprobs: int = 20
     devices: tuple[str, ...] = ()
     takes_weights: bool = False
+    student_top_k: bool = False
 
     def arguments(self, port: int) -> list[str]:
         """The command line, after the program's name."""
@@ -57,6 +58,9 @@ class Serving:
             "--logprobs-mode": "processed_logprobs",
         }
         given = [part for pair in told.items() for part in pair]
+        given += ["--enable-scale-out"] if self.student_top_k else []
+        if self.on_gpu and len(self.devices) > 1:
+            given += ["--tensor-parallel-size", str(len(self.devices))]
         return [*given, *(() if self.on_gpu else ("--dtype", "float32", "--enforce-eager"))]
 
     @property

@@ -42,10 +42,13 @@ class Servers:
         self._notices: queue.Queue[Logged] = queue.Queue()
         self._any = False
         self._own: list[Server] = []
+        self._models: list[ServedModel] = []
 
     def sampler(self, served: Served, serving: Serving, student: LoadedModel) -> ServedSampler:
         """The student's own server, whose weights are given to it."""
-        model = self.open(served, serving, student.renderer, student.card, name="student")
+        model = self.open(
+            served, serving, student.renderer, student.card, name="student", device=student.device
+        )
         return ServedSampler(
             model, self._folder / "weights", on_cpu=served.endpoint is None and not serving.on_gpu
         )
@@ -69,7 +72,14 @@ class Servers:
                 yield item  # type: ignore[misc]
 
     def open(
-        self, served: Served, serving: Serving, renderer: Renderer, card: ModelCard, *, name: str
+        self,
+        served: Served,
+        serving: Serving,
+        renderer: Renderer,
+        card: ModelCard,
+        *,
+        name: str,
+        device: torch.device,
     ) -> ServedModel:
         """A model behind a server, which may not be ready yet."""
         self._any = True
@@ -78,10 +88,14 @@ class Servers:
         assert endpoint is not None
         connection = Connection(endpoint, listener=self._listener(own), stop=self._stop)
         self._stack.enter_context(connection)
-        return ServedModel(connection, renderer, card, serving.folder, torch.device("cpu"))
+        model = ServedModel(
+            connection, renderer, card, serving.folder, device, served.student_top_k
+        )
+        self._models.append(model)
+        return model
 
-    def ready(self) -> Iterator[Progress]:
-        """Waits for the servers that were started, telling since when."""
+    def ready(self) -> Iterator[Progress | Logged]:
+        """Waits for the servers that were started, telling since when; each must be able to do its part."""
         since = time.monotonic()
         for server in self._own:
             for _ in server.readying():
@@ -91,6 +105,13 @@ class Servers:
                     what=f"starting {len(self._own)} vLLM servers",
                     done=int(time.monotonic() - since), total=None, unit="seconds",
                 )  # fmt: skip
+        yield from self.telling(self._checked(), lambda told: told)
+
+    def _checked(self) -> Iterator[Logged]:
+        """Asks each server for what it will be asked; says nothing itself."""
+        for model in self._models:
+            model.check()
+        yield from ()
 
     def _started(self, serving: Serving, name: str) -> Server:
         folder = serving.folder

@@ -23,6 +23,7 @@ from opdcore.contract.training import Precision
 from opdcore.models import LoadedModel
 from opdcore.serving.model import ServedModel
 from opdcore.sides import Reference, Side
+from opdcore.top_tokens import most_probable
 
 Mean = Literal["geometric", "mixture"]
 
@@ -56,11 +57,17 @@ class Panel:
     models: tuple[LoadedModel | ServedModel, ...]
     shares: tuple[float, ...]
 
-    def side(self, batch: Batch, scoring: Scoring) -> Reference:
-        """What the members say at the batch's positions, as one model would."""
+    def side(self, batch: Batch, scoring: Scoring, *, student: Side) -> Reference:
+        """What the members say at the batch's positions, as one model would.
+
+        `student` is read where a server tells the student's most probable tokens too.
+        """
         first, *others = self.models
         if isinstance(first, ServedModel) and not others:
-            return first.side(batch, side=1, k=scoring.k)
+            theirs = None
+            if first.student_top_k:
+                theirs = most_probable(student, k=scoring.k, vocabulary=scoring.vocabulary)
+            return first.side(batch, side=1, k=scoring.k, asked=theirs)
         loaded = [model for model in self.models if isinstance(model, LoadedModel)]
         assert len(loaded) == len(self.models), "A server's teacher scores its prompts alone."
         hidden = [

@@ -175,7 +175,7 @@ def load(job: Job, student: LoadedModel, servers: Servers, *, device: torch.devi
             )
         model: LoadedModel | ServedModel
         if said.served is not None:
-            model = _served(job, said, said.served, servers, index=index)
+            model = _served(job, index, servers, device=device)
         elif said.follows == "student":
             renderer = Renderer.from_folder(student.folder, said.rendering)
             model = LoadedModel(student.network, renderer, student.card, student.folder)
@@ -186,16 +186,17 @@ def load(job: Job, student: LoadedModel, servers: Servers, *, device: torch.devi
     return Teachers(tuple(members))
 
 
-def _served(
-    job: Job, said: Teacher, served: Served, servers: Servers, *, index: int
-) -> ServedModel:
+def _served(job: Job, index: int, servers: Servers, *, device: torch.device) -> ServedModel:
+    said = job.teachers[index]
+    served = said.served or Served()
     folder = resolve(said.model, field=f"teachers.{index}")
     serving = Serving(
         folder,
         longest=longest_text(job.recipe, inspect(folder)),
         most_logprobs=most_logprobs(job.recipe),
         devices=tuple(job.resources["teacher"].devices) if "teacher" in job.resources else (),
+        student_top_k=served.student_top_k,
     )
     name = "teacher" if len(job.teachers) == 1 else f"teacher {index + 1}"
     renderer = Renderer.from_folder(folder, said.rendering)
-    return servers.open(served, serving, renderer, inspect(folder), name=name)
+    return servers.open(served, serving, renderer, inspect(folder), name=name, device=device)

@@ -1,5 +1,7 @@
 """Models behind a server: what is waited for and what is refused, what is told and what is made of it."""
 
+import base64
+import io
 import json
 import socket
 import subprocess
@@ -31,6 +33,7 @@ from opdcore.serving.connection import Connection
 from opdcore.serving.model import ServedModel
 from opdcore.serving.server import Server, Serving
 from opdcore.sides import KnownSide, Side
+from opdcore.top_tokens import most_probable
 from tests.opdcore.jobs import events_of, make_job, make_recipe
 from tests.opdcore.model_folders import make_pair
 from tests.opdcore.naive import make_objective
@@ -324,6 +327,64 @@ def test_a_reply_is_read_by_rank_with_the_given_token_last():
         requests.read_known({"prompt_logprobs": [None, short]}, [4, 5], start=1, k=3)
 
 
+def asked_reply(told, logprobs):
+    """A reply of /inference/v1/generate to one text of which two positions are scored."""
+    file = io.BytesIO()
+    np.save(file, np.asarray(told, dtype=np.float32))
+    best = [
+        {"7": {"logprob": one, "rank": 1}, "5": {"logprob": -9.0, "rank": 9}} for one in logprobs
+    ]
+    content = base64.b64encode(file.getvalue()).decode()
+    return {"prompt_logprobs": [None, *best], "prompt_token_id_logprobs": content}
+
+
+def test_tokens_that_were_asked_for_stand_before_the_given_one():
+    rows, ids = np.array([[2, 3], [3, 4]]), [4, 5, 5]
+    body = requests.asking_body("m", ids, rows, start=1, k=1)
+    assert body["sampling_params"]["prompt_logprob_token_ids"] == [[2, 3], [3, 4]]
+    assert body["sampling_params"]["prompt_logprob_start"] == 0
+    reply = asked_reply([[-1, -2], [-3, -4]], [-0.5, -0.25])
+    known = requests.read_asked(reply, ids, rows, start=1, k=1)
+    assert known.ids.tolist() == [[7, 2, 3, 5], [7, 3, 4, 5]]
+    np.testing.assert_allclose(known.logprobs, [[-0.5, -1, -2, -9], [-0.25, -3, -4, -9]])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "no base64", base64.b64encode(b"no array").decode(), asked_reply([[-1.0]], [])],
+)
+def test_asked_tokens_that_are_not_told_have_a_code(content):
+    reply = asked_reply([[-1, -2], [-3, -4]], [-0.5, -0.25])
+    told = content["prompt_token_id_logprobs"] if isinstance(content, dict) else content
+    with pytest.raises(EngineFailure) as caught:
+        requests.read_asked(
+            reply | {"prompt_token_id_logprobs": told}, [4, 5, 5], np.array([[2, 3], [3, 4]]),
+            start=1, k=1,
+        )  # fmt: skip
+    assert caught.value.info.code == "serving.unreadable"
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (403, {"error": {"message": "Scale-out endpoints are disabled."}}),
+        (404, {"detail": "Not Found"}),
+        (200, {"choices": [], "prompt_logprobs": [None, {}]}),
+    ],
+)
+def test_a_server_that_cannot_tell_the_students_tokens_is_refused_before_the_first_step(
+    status, told
+):
+    with (
+        serving(lambda *_: (status, told)) as (address, _),
+        Connection(endpoint(address)) as asking,
+    ):
+        model = ServedModel(asking, None, None, Path(), torch.device("cpu"), student_top_k=True)
+        with pytest.raises(BadInput, match="--enable-scale-out") as refusal:
+            model.check()
+    assert refusal.value.info.code == "serving.no_student_top_k"
+
+
 def test_a_response_is_cut_where_the_pair_does_not_share_a_token():
     sampling = Sampling(8, 1.0, 1.0, 10, frozenset({1}))
     choice = {"token_ids": [4, 12, 1], "logprobs": {"token_logprobs": [-1.0, -2.0, -3.0]}}
@@ -337,13 +398,11 @@ def tables(seed=0):
     return [2 * torch.randn(ROWS, VOCABULARY, generator=generator) for _ in range(2)]
 
 
-def known_side(teacher, sampled, k):
+def known_side(teacher, sampled, k, asked=None):
     logprobs = teacher.log_softmax(-1)
-    best = logprobs.topk(k, -1)
-    return KnownSide(
-        torch.cat([best.indices, sampled[:, None]], 1),
-        torch.cat([best.values, logprobs.gather(1, sampled[:, None])], 1),
-    )
+    others = sampled[:, None] if asked is None else torch.cat([asked, sampled[:, None]], 1)
+    ids = torch.cat([logprobs.topk(k, -1).indices, others], 1)
+    return KnownSide(ids, logprobs.gather(1, ids), k)
 
 
 def test_a_server_that_tells_all_is_the_teacher():
@@ -362,7 +421,7 @@ def test_told_tokens_keep_their_logprobs_and_the_rest_stays_below_them(k):
     logprobs = side.logits(student).log_softmax(-1)
     torch.testing.assert_close(logprobs.gather(1, side.ids), side.logprobs, atol=1e-4, rtol=1e-4)
     untold = torch.ones_like(logprobs, dtype=torch.bool).scatter_(1, side.ids, False)
-    least = side.logprobs[:, :-1].amin(-1, keepdim=True)
+    least = side.logprobs[:, :k].amin(-1, keepdim=True)
     assert (logprobs <= least + 1e-4)[untold].all()
 
 
@@ -387,11 +446,17 @@ def test_the_kl_to_what_was_told_has_one_bucket_for_the_tail():
         make_objective(support="teacher", k=4, normalisation="renormalised"),
         make_objective(support="teacher", k=4, normalisation="tail_bucket", divergence="forward"),
         make_objective(support="intersection", k=4),
+        make_objective(support="student", k=4),
+        make_objective(support="student", k=4, normalisation="renormalised"),
+        make_objective(support="union", k=4, normalisation="tail_bucket"),
+        make_objective(support="symmetric_difference", k=4),
     ],
 )  # fmt: skip
 def test_what_a_server_can_teach_has_the_whole_teachers_gradient(objective):
     student, teacher = tables(3)
     sampled = torch.arange(ROWS)
+    theirs = objective.support not in {"teacher", "intersection"}
+    asked = most_probable(Side(student, torch.clone), k=4, vocabulary=VOCABULARY)
 
     def gradient(reference):
         hidden = student.clone().requires_grad_()
@@ -401,7 +466,7 @@ def test_what_a_server_can_teach_has_the_whole_teachers_gradient(objective):
         )  # fmt: skip
         return hidden.grad, scored
 
-    ours, told = gradient(known_side(teacher, sampled, 4))
+    ours, told = gradient(known_side(teacher, sampled, 4, asked if theirs else None))
     whole, known = gradient(Side(teacher, torch.clone))
     torch.testing.assert_close(ours, whole, atol=2e-5, rtol=1e-4)
     for column in ("overlap_ratio", "overlap_token_advantage", "token_reward", "top1_agreement"):
@@ -426,11 +491,13 @@ def test_what_a_server_can_teach_has_the_whole_teachers_gradient(objective):
 def test_what_a_server_cannot_teach_is_refused(knobs, named):
     sound = {
         "form": "top_k", "support": "teacher", "temperature": 1.0, "extrapolation": 1.0,
-        "token_selection": "all", "high_entropy_forward_weight": 0.0,
+        "token_selection": "all", "high_entropy_forward_weight": 0.0, "student_top_k": False,
     }  # fmt: skip
     assert served_refusal(**sound) is None
     assert served_refusal(**sound | {"form": "sampled", "support": "student"}) is None
     assert served_refusal(**sound | knobs).startswith(f"{named}: ")
+    more = served_refusal(**sound | knobs | {"student_top_k": True})
+    assert more is None if named == "support" else more.startswith(f"{named}: ")
 
 
 def test_a_job_with_an_unsound_objective_for_its_server_is_refused_at_the_knob(tmp_path):

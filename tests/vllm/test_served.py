@@ -7,13 +7,14 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 import opdcore
-from opdcore.contract.errors import EngineFailure
+from opdcore.contract.errors import BadInput, EngineFailure
 from opdcore.contract.job import Job
 from opdcore.contract.prompt import Prompt
 from opdcore.lab import record
@@ -171,6 +172,37 @@ def test_a_teacher_behind_a_server_teaches_what_a_loaded_one_does(tmp_path):
     for loaded, served in zip(ours, theirs, strict=True):
         for key in ("loss", "token_reward", "overlap_ratio", "grad_norm", "rollout_accuracy"):
             assert served[key] == pytest.approx(loaded[key], abs=2e-4, rel=2e-3), key
+
+
+@pytest.fixture
+def second_runner(monkeypatch):
+    """Servers started meanwhile run vLLM's second model runner, which only a GPU has otherwise."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "second_runner"))
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+
+
+@pytest.mark.usefixtures("second_runner")
+def test_a_server_that_tells_the_students_top_k_teaches_on_it_what_a_loaded_teacher_does(tmp_path):
+    def on_its_own_top_k(**fields):
+        asked = job(3, **fields).model_dump(mode="json")
+        asked["recipe"]["stages"][0]["support"] = "student"
+        return Job.model_validate(asked)
+
+    ours = metrics(opdcore.run(on_its_own_top_k(), tmp_path / "loaded"))
+    teachers = served_teacher(student_top_k=True)
+    theirs = metrics(opdcore.run(on_its_own_top_k(teachers=teachers), tmp_path / "served"))
+    assert len(theirs) == 3
+    for loaded, served in zip(ours, theirs, strict=True):
+        for key in ("loss", "token_reward", "overlap_ratio", "overlap_mass_teacher", "grad_norm"):
+            assert served[key] == pytest.approx(loaded[key], abs=2e-4, rel=2e-3), key
+
+
+def test_a_server_without_the_second_runner_is_refused_before_the_first_step(tmp_path):
+    teachers = served_teacher(student_top_k=True)
+    with pytest.raises(BadInput) as caught:
+        list(opdcore.run(job(1, teachers=teachers), tmp_path / "run"))
+    assert caught.value.info.code == "serving.no_student_top_k"
+    assert "requires the V2 model runner" in caught.value.info.message
 
 
 @pytest.mark.chaos

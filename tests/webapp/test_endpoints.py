@@ -36,6 +36,10 @@ def server(replies=MODELS, *, status=200, key="", seconds=0.0):
             with suppress(BrokenPipeError):
                 self.wfile.write(body)
 
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def log_message(self, *_):
             pass
 
@@ -65,13 +69,27 @@ def test_the_key_is_sealed_and_the_address_has_no_version(project, admin):
 
 def test_a_server_tells_its_models_and_its_version():
     with server() as url:
-        answer = endpoint_probe.ask(url, None)
+        answer = endpoint_probe.ask(url, "m", None)
     assert (answer.models, answer.version, answer.fault) == (("tall/teacher",), "0.32.0", None)
+
+
+@pytest.mark.parametrize(
+    ("replies", "status", "can"),
+    [
+        ({}, 200, False),
+        ({"/inference/v1/generate": {"prompt_token_id_logprobs": None}}, 200, False),
+        ({"/inference/v1/generate": {"prompt_token_id_logprobs": "k05VTVBZ"}}, 200, True),
+    ],
+)
+def test_a_server_is_asked_whether_it_tells_the_students_tokens(replies, status, can):
+    with server(MODELS | replies, status=status) as url:
+        assert endpoint_probe.ask(url, "tall/teacher", None).student_top_k is can
+        assert endpoint_probe.ask(url, "another", None).student_top_k is None
 
 
 def test_a_server_need_not_tell_its_version():
     with server({"/v1/models": {"data": []}}) as url:
-        assert endpoint_probe.ask(url, None).version is None
+        assert endpoint_probe.ask(url, "m", None).version is None
 
 
 @pytest.mark.parametrize(
@@ -85,22 +103,22 @@ def test_a_server_need_not_tell_its_version():
 )
 def test_what_is_wrong_with_an_answer_is_told(given, said):
     with server(**given) as url:
-        assert endpoint_probe.ask(url, None).fault.startswith(said)
+        assert endpoint_probe.ask(url, "m", None).fault.startswith(said)
 
 
 def test_a_key_is_sent_and_a_wrong_one_is_told():
     with server(key="right") as url:
-        assert endpoint_probe.ask(url, "right").fault is None
-        assert endpoint_probe.ask(url, "wrong").fault == "It refused the key."
+        assert endpoint_probe.ask(url, "m", "right").fault is None
+        assert endpoint_probe.ask(url, "m", "wrong").fault == "It refused the key."
 
 
 def test_patience_with_a_server_ends(monkeypatch):
     monkeypatch.setattr(endpoint_probe, "PATIENCE_SECONDS", 0.2)
     began = time.monotonic()
     with server(seconds=1.0) as url:
-        assert "did not answer" in endpoint_probe.ask(url, None).fault
+        assert "did not answer" in endpoint_probe.ask(url, "m", None).fault
         assert time.monotonic() - began < 0.9
-    assert "could not be reached" in endpoint_probe.ask("http://127.0.0.1:1", None).fault
+    assert "could not be reached" in endpoint_probe.ask("http://127.0.0.1:1", "m", None).fault
 
 
 def test_an_admin_registers_asks_and_removes_on_the_page(project, admin, browse):

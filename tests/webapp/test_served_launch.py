@@ -1,10 +1,11 @@
 """A teacher or the sampler behind a server: chosen at a launch, refused where it cannot teach, told to the job."""
 
 import pytest
+from django.utils import timezone
 
 from tests.webapp.rows import RECIPE, make_pair, make_prompt_set, make_recipe
-from webapp.models import ModelEndpoint, Run
-from webapp.services import runs
+from webapp.models import Device, ModelEndpoint, Run, Worker
+from webapp.services import endpoints, runs
 from webapp.services.runs import LocalFiles
 from workers import job_secrets
 
@@ -49,11 +50,47 @@ def test_an_objective_that_a_server_cannot_teach_is_refused_at_the_choice(projec
     assert not Run.objects.exists()
 
 
+@pytest.mark.parametrize(("answer", "can"), [(None, True), (True, True), (False, False)])
+def test_an_endpoint_is_asked_for_the_students_top_k_unless_it_said_that_it_cannot(
+    project, member, admin, tmp_path, answer, can
+):
+    row = endpoints.register(
+        project, "big", base_url="http://host:8000/v1", model="m", key="", actor=admin
+    )
+    row.probe = None if answer is None else {"student_top_k": answer}
+    row.save()
+    resources = {"teacher": SERVED | {"endpoint": row.public_id}}
+    if can:
+        run = runs.launch(actor=member, resources=resources, **parts(project))
+        assert job_of(run, tmp_path).teachers[0].served.student_top_k
+    else:
+        with pytest.raises(runs.LaunchRefused, match="tells the student's top k"):
+            runs.launch(actor=member, resources=resources, **parts(project))
+
+
+@pytest.mark.parametrize("kind", [None, "cuda", "cpu"])
+def test_a_server_on_a_gpu_can_tell_the_students_top_k(project, member, tmp_path, kind):
+    worker = Worker.objects.create(host="tall", pid=1, heartbeat_at=timezone.now())
+    Device.objects.create(worker=worker, name="cuda:0", kind="cuda", memory_bytes=80 << 30)
+    asked = {"teacher": SERVED | {"kind": kind}, "sample": SERVED}
+    if kind == "cpu":
+        with pytest.raises(runs.LaunchRefused):
+            runs.launch(actor=member, resources=asked, **parts(project))
+        return
+    job = job_of(runs.launch(actor=member, resources=asked, **parts(project)), tmp_path)
+    assert job.teachers[0].served.student_top_k
+    assert not job.sampler.student_top_k
+
+
+def test_what_a_server_tells_by_itself_is_not_asked_for(project, member, tmp_path):
+    resources = {"teacher": SERVED}
+    run = runs.launch(actor=member, resources=resources, **parts(project, **TEACHABLE))
+    assert not job_of(run, tmp_path).teachers[0].served.student_top_k
+
+
 def test_a_registered_endpoint_is_told_with_the_variable_of_its_key(
     project, member, admin, tmp_path
 ):
-    from webapp.services import endpoints
-
     row = endpoints.register(
         project, "big", base_url="http://host:8000/v1", model="m", key="s3cret-key", actor=admin
     )

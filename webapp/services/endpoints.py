@@ -60,7 +60,7 @@ def remove(endpoint: ModelEndpoint, *, actor: User) -> None:
 def probe(endpoint: ModelEndpoint, *, actor: User) -> ModelEndpoint:
     """Asks the server what it serves, and keeps the answer."""
     require(actor, "launch", endpoint.project)
-    found = endpoint_probe.ask(endpoint.base_url, key_of(endpoint) or None)
+    found = endpoint_probe.ask(endpoint.base_url, endpoint.model, key_of(endpoint) or None)
     answer = found.document | {"serves_model": endpoint.model in found.models}
     endpoint.probe, endpoint.probed_at = answer, timezone.now()
     endpoint.save(update_fields=["probe", "probed_at"])

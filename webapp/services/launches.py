@@ -157,7 +157,7 @@ def _job(choice: Choice) -> str:
         held_out=choice.held_out,
         asked=choice.asked,
     )
-    frozen["serving"] = serving.frozen(choice.pair.project, choice.resources or {})
+    frozen["serving"] = serving.frozen(choice.pair.project, choice.resources or {}, choice.document)
     run = Run(public_id="my-run", attempt=1, snapshot=frozen, resources=choice.resources or {})
     held_out = Path("held-out.jsonl") if choice.held_out else None
     others = {role: Path(f"{role.replace('_', '-')}.jsonl") for role, _ in choice.asked.sets()}

@@ -111,7 +111,11 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         resources=wanted,
         steps_total=sum(document.steps_by_stage),
         snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
-        | {"start": start, "lineage": lineage, "serving": serving.frozen(project, wanted)},
+        | {
+            "start": start,
+            "lineage": lineage,
+            "serving": serving.frozen(project, wanted, document),
+        },
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}
     audit.record(actor, "launch", project=project, about=run, detail=detail)

@@ -8,22 +8,57 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
+from opdcore.contract.recipe import Stage
 from opdcore.contract.soundness import served_refusal
-from webapp.models import ModelEndpoint, Project
-from webapp.services.resources import parsed
+from webapp.models import Device, ModelEndpoint, Project
+from webapp.services.resources import DeviceNeed, parsed
 
 NO_ENDPOINT = "endpoint.unknown"
 
 
-def frozen(project: Project, asked: Mapping[str, Any]) -> dict[str, Any]:
+def frozen(project: Project, asked: Mapping[str, Any], recipe: RecipeDocument) -> dict[str, Any]:
     """By role what the job is told of its server; a role that the job loads itself is left out."""
     return {
-        role: {"endpoint": _endpoint(project, need.endpoint) if need.endpoint else None}
+        role: {
+            "endpoint": _endpoint(project, need.endpoint) if need.endpoint else None,
+            "student_top_k": role == "teacher" and needs_student_top_k(recipe),
+        }
         for role, need in parsed(asked).items()
         if need.served and role != "train"
     }
+
+
+def needs_student_top_k(recipe: RecipeDocument) -> bool:
+    """Whether a server must tell more than its own top k for the recipe."""
+    return any(_refusal(stage, student_top_k=False) for stage in recipe.stages) and not any(
+        _refusal(stage, student_top_k=True) for stage in recipe.stages
+    )
+
+
+def _refusal(stage: Stage, *, student_top_k: bool) -> str | None:
+    """Why a stage cannot have its teacher behind a server."""
+    if not isinstance(stage, DistillStage):
+        return None
+    return served_refusal(
+        form=stage.form,
+        support=stage.support,
+        temperature=stage.temperature,
+        extrapolation=stage.extrapolation,
+        token_selection=stage.token_selection,
+        high_entropy_forward_weight=stage.high_entropy_forward_weight,
+        student_top_k=student_top_k,
+    )
+
+
+def _tells_student_top_k(project: Project, need: DeviceNeed) -> bool:
+    """Whether the server may be able to; a registered one that was not asked is given the chance."""
+    if need.endpoint:
+        row = _rows(project).filter(public_id=need.endpoint).first()
+        return row is None or (row.probe or {}).get("student_top_k") is not False
+    return need.kind != "cpu" and Device.objects.filter(kind="cuda").exists()
 
 
 def roles(asked: Mapping[str, Any] | None) -> list[str]:
@@ -44,10 +79,11 @@ def problems(
                 field="resources",
             )
         if need.served and role == "teacher":
-            yield from _of_teacher(recipe)
+            told = _tells_student_top_k(project, need)
+            yield from _of_teacher(recipe, student_top_k=told)
 
 
-def _of_teacher(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+def _of_teacher(recipe: RecipeDocument, *, student_top_k: bool) -> Iterator[ErrorInfo]:
     for index, stage in enumerate(recipe.stages):
         if stage.kind == "diagnose":
             yield ErrorInfo(
@@ -56,16 +92,7 @@ def _of_teacher(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
                 remedy="Have the teacher loaded by the job, or choose a recipe without diagnose.",
                 field="teacher_served",
             )
-        if stage.kind != "distill":
-            continue
-        reason = served_refusal(
-            form=stage.form,
-            support=stage.support,
-            temperature=stage.temperature,
-            extrapolation=stage.extrapolation,
-            token_selection=stage.token_selection,
-            high_entropy_forward_weight=stage.high_entropy_forward_weight,
-        )
+        reason = _refusal(stage, student_top_k=student_top_k)
         if reason is not None:
             what, _, remedy = reason.replace(": ", " ", 1).partition("; ")
             yield ErrorInfo(
