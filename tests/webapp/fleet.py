@@ -55,6 +55,7 @@ class Fleet:
     started: list[tuple[int, int]] = field(default_factory=list)
     down: set[int] = field(default_factory=set)
     longest_wait: int = 0
+    shares: int = 0
 
     # --- events, each followed by `settle` ---
 
@@ -110,7 +111,19 @@ class Fleet:
 
     def free(self, host):
         held = set(chain.from_iterable(self.jobs[key].units for key in self.running))
-        return [Unit(k, kind, m * GB, k not in held) for k, kind, m in HOSTS[host]]
+        shared = self.shared()
+        return [
+            Unit(k, kind, m * GB, k not in held, shared.get(k, "")) for k, kind, m in HOSTS[host]
+        ]
+
+    def shared(self):
+        """What the devices are shared for, by device."""
+        return {
+            key: need.share
+            for running in self.running
+            for need in self.jobs[running].needs
+            for key in (self.jobs[running].held[need.role] if need.share else ())
+        }
 
     def _claim(self, host):
         units = self.free(host)
@@ -136,9 +149,14 @@ class Fleet:
     # --- invariants ---
 
     def _check_leases(self):
-        """Nobody shares a device, and whoever runs holds all that it asked for."""
-        held = list(chain.from_iterable(self.jobs[key].units for key in self.running))
-        assert len(held) == len(set(held)), "a device is leased twice"
+        """Nobody shares a device but for the same thing, and whoever runs holds all that it asked for."""
+        held = {
+            (key, need.share or (running, need.role))
+            for running in self.running
+            for need in self.jobs[running].needs
+            for key in self.jobs[running].held[need.role]
+        }
+        assert len(held) == len({key for key, _ in held}), "a device is leased twice"
         for key in self.running:
             job = self.jobs[key]
             assert {role: len(keys) for role, keys in job.held.items()} == {
@@ -146,13 +164,22 @@ class Fleet:
             }, "a run holds a part of what it needs"
 
     def _check_grant(self, job, units):
-        free = {unit.key: unit for unit in units if unit.is_free}
-        assert job.units <= free.keys(), "a device that is not free was given away"
+        known = {unit.key: unit for unit in units}
         assert len(job.units) == sum(need.count for need in job.needs)
         for need in job.needs:
-            for key in job.held[need.role]:
-                assert free[key].kind == (need.kind or best(units))
-                assert free[key].memory_bytes >= (need.memory_bytes or 0)
+            given = [known[key] for key in job.held[need.role]]
+            for unit in given:
+                assert unit.is_free or (need.share and unit.shared == need.share), "it is held"
+                assert unit.is_free or not self._wanted(job, unit, units), (
+                    "an older run waits for it"
+                )
+                assert unit.kind == (need.kind or best(units))
+                assert unit.memory_bytes >= (need.memory_bytes or 0)
+            self.shares += any(not unit.is_free for unit in given)
+
+    def _wanted(self, job, unit, units):
+        """Whether an older run that waits could use the device."""
+        return any(suited(unit, needs, units) for needs in self._older(job.key, job.host))
 
     def _check_no_delay(self, job, units):
         """Without what it was given, older runs can match as many free devices as with it."""
@@ -179,9 +206,21 @@ class Fleet:
                 assert ranks(older, left, units) != before, "devices idle that nobody older can use"
 
     def _older(self, key, host):
-        """Needs of the older waiting runs that this host could start if it were empty."""
-        older = (self.jobs[one].needs for one in self.waiting if one < key)
-        return [needs for needs in older if fits(needs, host)]
+        """Needs of the older waiting runs that this host could start if it were empty.
+
+        What one of them can share with a run that holds it, it does not wait for.
+        """
+        units, found = self.free(host), []
+        for needs in (self.jobs[one].needs for one in self.waiting if one < key):
+            if fits(needs, host):
+                found.append(tuple(n for n in needs if not self._is_shared(n, units, found)))
+        return found
+
+    def _is_shared(self, need, units, older):
+        held = [unit for unit in units if need.share and unit.shared == need.share]
+        return len(held) == need.count and not any(
+            suited(unit, needs, units) for unit in held for needs in older
+        )
 
     def _check_waits(self):
         """A run starts within (1 + k) x `longest` of host time, k older runs having started since.
@@ -201,6 +240,12 @@ class Fleet:
             waited = self.now - since - sum(tick >= since for tick in self.down)
             self.longest_wait = max(self.longest_wait, waited)
             assert waited <= (1 + older) * self.longest, f"run {key} starves"
+
+
+def suited(unit, needs, units):
+    """Whether the device would do for one of the slots, were it free."""
+    slots = wants(needs, units)
+    return any(unit.kind == kind and unit.memory_bytes >= memory for kind, memory in slots)
 
 
 def best(units):

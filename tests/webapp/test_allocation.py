@@ -77,6 +77,40 @@ def test_what_fits_nowhere_keeps_nothing():
     assert decided([(train(9),), (train(),)], units("cuda")) == [set(), {"train": (0,)}]
 
 
+def teacher(share="big", count=1):
+    return RoleNeed("teacher", count, "cuda", None, share)
+
+
+def test_a_teacher_that_is_held_for_another_run_is_shared():
+    host = [*units("cuda", "cuda"), Unit(2, "cuda", 80 * GB, False, "big")]
+    assert decided([(train(), teacher()), (train(), teacher("small"))], host) == [
+        {"train": (0,), "teacher": (2,)},
+        {1},
+    ]
+
+
+def test_a_teacher_is_not_shared_where_an_older_run_waits_for_its_device():
+    host = [*units("cuda"), Unit(1, "cuda", 80 * GB, False, "big")]
+    assert decided([(train(2),), (train(), teacher())], host) == [{0}, set()]
+
+
+def test_whoever_can_share_does_not_wait_for_the_teachers_device():
+    shared = Unit(0, "cuda", 80 * GB, False, "big")
+    others = [Unit(key, "cuda", 80 * GB, key != 2) for key in (1, 2)]
+    waiting, younger = (train(2), teacher()), (train(), teacher())
+    assert decided([waiting, younger], [shared, *others]) == [{1}, set()]
+    free = [Unit(key, "cuda", 80 * GB, True) for key in (3, 4)]
+    assert decided([waiting, younger], [shared, *others, *free]) == [
+        {"train": (1, 3), "teacher": (0,)},
+        {"train": (4,), "teacher": (0,)},
+    ]
+
+
+def test_a_shared_teacher_has_as_many_devices_as_were_asked_for():
+    host = [*units("cuda", "cuda", "cuda"), Unit(3, "cuda", 80 * GB, False, "big")]
+    assert decided([(train(), teacher(count=2))], host) == [{"train": (0,), "teacher": (1, 2)}]
+
+
 def test_nothing_is_decided_once_all_that_is_free_is_kept():
     def requests():
         yield Request(0, (train(2),))
@@ -92,13 +126,22 @@ memories = st.sampled_from([None, None, 24 * GB, 40 * GB, 80 * GB])
 kinds = st.sampled_from([None, "cuda", "cuda", "cpu"])
 
 
+# Of one name, runs of one teacher: they ask for the same.
+shared_teachers = st.sampled_from([teacher("a"), teacher("b", 2)])
+
+
 @st.composite
 def role_needs(draw):
     kind = draw(kinds)
     others = draw(st.lists(st.sampled_from(["sample", "teacher"]), unique=True, max_size=2))
     return (
         RoleNeed("train", draw(counts), kind, draw(memories)),
-        *(RoleNeed(role, draw(st.integers(1, 2)), kind, draw(memories)) for role in others),
+        *(
+            draw(shared_teachers)
+            if role == "teacher" and draw(st.booleans())
+            else RoleNeed(role, draw(st.integers(1, 2)), kind, draw(memories))
+            for role in others
+        ),
     )
 
 
@@ -151,16 +194,18 @@ test_whatever_happens_in_whatever_order = FleetMachine.TestCase
 def drawn_needs(rng):
     kind = rng.choice([None, "cuda", "cuda", "cpu"])
     memory = rng.choice([None, None, 24, 40, 80])
-    others = [role for role in ("sample", "teacher") if rng.random() < 0.25]
-    return (
-        RoleNeed("train", rng.choice([1, 1, 1, 2, 2, 4]), kind, memory and memory * GB),
-        *(RoleNeed(role, rng.choice([1, 1, 2]), kind) for role in others),
-    )
+    others = {
+        role: RoleNeed(role, rng.choice([1, 1, 2]), kind)
+        for role in ("sample", "teacher")
+        if rng.random() < 0.25
+    }
+    if rng.random() < 0.4:
+        others["teacher"] = rng.choice([teacher("a"), teacher("a"), teacher("b", 2)])
+    train_need = RoleNeed("train", rng.choice([1, 1, 1, 2, 2, 4]), kind, memory and memory * GB)
+    return (train_need, *others.values())
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.integers(0, 2**32), rate=st.sampled_from([0.3, 1.0, 5.0]))
-def test_two_hundred_runs_on_eight_devices_start_within_their_bound_and_end(seed, rate):
+def lived_through(seed, rate):
     rng, fleet = random.Random(seed), Fleet(longest=LONGEST)
     while len(fleet.jobs) < 200 or fleet.waiting or fleet.running:
         for _ in range(min(200 - len(fleet.jobs), round(rng.expovariate(1 / rate)))):
@@ -176,6 +221,17 @@ def test_two_hundred_runs_on_eight_devices_start_within_their_bound_and_end(seed
     fits = [key for key in fleet.jobs if key not in fleet.waiting]
     assert fleet.ended == set(fits)
     assert len(fits) > 100
+    return fleet
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32), rate=st.sampled_from([0.3, 1.0, 5.0]))
+def test_two_hundred_runs_on_eight_devices_start_within_their_bound_and_end(seed, rate):
+    lived_through(seed, rate)
+
+
+def test_runs_of_one_teacher_share_its_devices_where_no_older_run_could_use_them():
+    assert lived_through(seed=2, rate=5.0).shares > 5
 
 
 def _mishap(rng, fleet):

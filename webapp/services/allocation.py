@@ -8,6 +8,9 @@ devices that can be matched to given slots are independent sets of a matroid, an
 most slots covers a basis of the free devices: one outside it lets no older run start sooner, whatever
 becomes free later. So just as much is kept as an older run can use, and the rest is given away.
 
+A role that several runs can share, such as one teacher's server, is given devices that are held for it
+already, unless an older run that waits could use one of them: it would have to wait for all who share.
+
 It knows no row, no lease and no clock.
 """
 
@@ -25,12 +28,16 @@ PREFERENCE = ("cuda", "cpu")
 
 @dataclass(frozen=True, slots=True)
 class RoleNeed:
-    """Devices that a run asks for in one role; no kind means the best that the host has."""
+    """Devices that a run asks for in one role; no kind means the best that the host has.
+
+    Runs whose needs name the same thing to `share` can hold the same devices for it.
+    """
 
     role: ResourceRole
     count: int = 1
     kind: str | None = None
     memory_bytes: int | None = None
+    share: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +50,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A device of the host. One of unknown memory suits whoever asks for no certain memory."""
+    """A device of the host. One of unknown memory suits whoever asks for no certain memory.
+
+    One that is held for something shared says for what.
+    """
 
     key: int
     kind: str
     memory_bytes: int | None
     is_free: bool
+    shared: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +94,35 @@ def decisions(requests: Iterable[Request], units: Sequence[Unit]) -> Iterator[De
     host = tuple(sorted(units, key=_worth))
     matching = _Matching(tuple(unit for unit in host if unit.is_free))
     empty = tuple((unit.key, unit.kind, unit.memory_bytes) for unit in host)
+    kinds = {unit.kind for unit in host}
+    waiting: list[_Slot] = []
     for request in requests:
         if not _fits(request.needs, empty):
             yield Decision(request, fits=False)
             continue
-        slots = _slots(request.needs, {unit.kind for unit in host})
+        shared = _shared(request.needs, host, waiting)
+        slots = _slots([need for need in request.needs if need.role not in shared], kinds)
         before = matching.taken
         matched = [matching.add(slot) for slot in slots]
         if all(matched):
-            yield Decision(request, fits=True, granted=matching.by_role(slots))
+            yield Decision(request, fits=True, granted=matching.by_role(slots) | shared)
         else:
+            waiting += slots
             yield Decision(request, fits=True, kept=matching.taken - before)
+
+
+def _shared(
+    needs: Sequence[RoleNeed], host: Sequence[Unit], waiting: Sequence[_Slot]
+) -> dict[ResourceRole, tuple[int, ...]]:
+    """Roles that get devices which are held for the same thing, and for which no older run waits."""
+    found: dict[ResourceRole, tuple[int, ...]] = {}
+    for need in needs:
+        held = [unit for unit in host if need.share and unit.shared == need.share]
+        wanted = any(slot.suits(unit) for slot in waiting for unit in held)
+        enough = all((unit.memory_bytes or 0) >= (need.memory_bytes or 0) for unit in held)
+        if len(held) == need.count and enough and not wanted:
+            found[need.role] = tuple(unit.key for unit in held)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
