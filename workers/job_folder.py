@@ -44,6 +44,8 @@ def prepare(claimed: Claim) -> Path:
         role: _prompt_file(home, role, one["storage_key"]) for role, one in frozen.items() if one
     }
     files["response_cache"] = Path(settings.STATE_DIR) / "responses"
+    if server := _teacher_server(claimed):
+        files["teacher_server"] = server
     if start := claimed.run.snapshot.get("start"):
         files["start"] = _start(home, start["storage_key"])
     job = runs.job_document(claimed.run, runs.LocalFiles(**files), resources=resources(claimed))
@@ -100,6 +102,14 @@ def _visible(devices: Sequence[Device]) -> dict[int, str]:
 def _granted(asked: DeviceNeed | None, devices: tuple[str, ...]) -> Resource:
     wanted = asked.threads if asked else None
     return Resource(devices=devices, threads=wanted or threads() * len(devices))
+
+
+def _teacher_server(claimed: Claim) -> Path | None:
+    """The folder of the server that the run shares; a GPU that it also trains on ends with the run."""
+    on_processors = all(device.kind == "cpu" for device in claimed.devices)
+    if not claimed.run.teacher_server or not ("teacher" in claimed.held or on_processors):
+        return None
+    return Path(settings.STATE_DIR) / "servers" / claimed.run.host / claimed.run.teacher_server
 
 
 def _prompt_file(home: Path, role: str, storage_key: str) -> Path:

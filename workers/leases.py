@@ -1,8 +1,9 @@
 """Leases: which run may use which devices here, until when; claimed whole or not at all.
 
 A claim is one transaction: it moves the run's row from queued to running in its next attempt, which
-only one worker can do, and takes a lease row on each device, of which there can be one. Who gets what
-is decided elsewhere, over plain values. It starts no process.
+only one worker can do, and takes a lease row on each device, of which there can be one, or one for each
+of the runs that share what it is held for. Who gets what is decided elsewhere, over plain values. It
+starts no process.
 """
 
 from __future__ import annotations
@@ -64,15 +65,22 @@ def claim(worker: Worker) -> Claim | None:
 
 def _decide(worker: Worker, devices: Sequence[Device], gone: Collection[int]) -> Decision | None:
     """The run that may start, with free devices; `gone` are those that another host was given."""
-    leased = set(Lease.objects.filter(device__in=devices).values_list("device_id", flat=True))
+    leases = Lease.objects.filter(device__in=devices).values_list("device_id", "shared")
+    held_for = dict(leases)
     units = [
-        Unit(one.pk, one.kind, one.memory_bytes, is_free=one.pk not in leased) for one in devices
+        Unit(one.pk, one.kind, one.memory_bytes, one.pk not in held_for, held_for.get(one.pk, ""))
+        for one in devices
     ]
     if not any(unit.is_free for unit in units):
         return None
-    queued = _queue(worker).order_by("queued_at", "id").values_list("pk", "resources")
+    columns = ("pk", "resources", "teacher_server")
+    queued = _queue(worker).order_by("queued_at", "id").values_list(*columns)
     oldest = queued[:MOST_QUEUED].iterator(chunk_size=QUEUE_CHUNK)
-    requests = (Request(pk, resources.needs(asked)) for pk, asked in oldest if pk not in gone)
+    requests = (
+        Request(pk, resources.needs(asked, teacher_server=server))
+        for pk, asked, server in oldest
+        if pk not in gone
+    )
     return allocation.first_to_start(requests, units)
 
 
@@ -121,8 +129,16 @@ def _lease(run: Run, decision: Decision, devices: Sequence[Device]) -> Claim:
     granted = decision.granted or {}
     held = {role: tuple(by_key[key] for key in keys) for role, keys in granted.items()}
     expiry = _expiry()
+    shared = {need.role: need.share for need in decision.request.needs}
     Lease.objects.bulk_create(
-        Lease(run=run, device=device, attempt=run.attempt, role=role, expires_at=expiry)
+        Lease(
+            run=run,
+            device=device,
+            attempt=run.attempt,
+            role=role,
+            shared=shared[role],
+            expires_at=expiry,
+        )
         for role, of_role in held.items()
         for device in of_role
     )

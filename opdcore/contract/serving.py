@@ -42,6 +42,11 @@ class Served(Document):
         default=None,
         description="The server; null: the job starts one of its own and stops it at its end.",
     )
+    shared: str | None = Field(
+        default=None,
+        description="Of a teacher without endpoint: a folder of this host. Jobs that name the same one share "
+        "a server: the first starts it, and it ends with the last.",
+    )
     student_top_k: bool = Field(
         default=False,
         description="Of a teacher: whether it is asked for the student's top k too, so that every support "

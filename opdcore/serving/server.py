@@ -116,16 +116,20 @@ class Server:
 
     def start(self) -> None:
         """Starts the process; it is not ready yet."""
+        self.process = self._launch(f"--parent={os.getpid()}")
+
+    def _launch(self, kept: str, *, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+        """The server under its keeper, which is told for how long to keep it."""
         python = environment_of_vllm()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        keeper = [str(Path(__file__).with_name("keeper.py")), str(os.getpid())]
+        keeper = [str(Path(__file__).with_name("keeper.py")), kept]
         program = [python, "-m", "vllm.entrypoints.openai.api_server"]
         with self.log.open("ab") as log:
             self._since = log.tell()
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [python, *keeper, *program, *self.serving.arguments(self.port)],
                 env=self.serving.environment(), cwd=self.log.parent, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=pass_fds,
             )  # fmt: skip
 
     def readying(self) -> Iterator[float]:

@@ -28,6 +28,7 @@ from opdcore.serving.connection import Away, Connection
 from opdcore.serving.model import ServedModel
 from opdcore.serving.sampler import ServedSampler
 from opdcore.serving.server import Server, Serving
+from opdcore.serving.shared import LOG, SharedServer
 
 FOLDER = "serving"
 HEARD_SECONDS = 0.2
@@ -83,7 +84,7 @@ class Servers:
     ) -> ServedModel:
         """A model behind a server, which may not be ready yet."""
         self._any = True
-        own = self._started(serving, name) if served.endpoint is None else None
+        own = self._started(served, serving, name) if served.endpoint is None else None
         endpoint = served.endpoint if own is None else own.endpoint
         assert endpoint is not None
         connection = Connection(endpoint, listener=self._listener(own), stop=self._stop)
@@ -113,13 +114,23 @@ class Servers:
             model.check()
         yield from ()
 
-    def _started(self, serving: Serving, name: str) -> Server:
+    def _started(self, served: Served, serving: Serving, name: str) -> Server:
+        if served.shared is not None:
+            return self._joined(Path(served.shared), serving)
         folder = serving.folder
         if not serving.on_gpu:
             folder = widening.widen_folder(folder, self._folder / name)
         server = Server(replace(serving, folder=folder), self._folder / f"{name}.log")
         self._own.append(self._stack.enter_context(server))
         return server
+
+    def _joined(self, folder: Path, serving: Serving) -> Server:
+        shared = SharedServer(serving, folder / LOG, folder=folder)
+        self._own.append(self._stack.enter_context(shared))
+        if shared.joined:
+            text = f"The server of {serving.folder.name} is one that another run has started."
+            self._notices.put(Logged(level="info", message=text))
+        return shared
 
     def _listener(self, own: Server | None) -> Callable[[Away | None], None]:
         def heard(away: Away | None) -> None:

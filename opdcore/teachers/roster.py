@@ -27,7 +27,7 @@ from opdcore.prompt_ids import PromptIds
 from opdcore.rendering import Renderer
 from opdcore.rollouts import Rollout
 from opdcore.serving.model import ServedModel
-from opdcore.serving.needs import longest_text, most_logprobs
+from opdcore.serving.needs import teacher_size
 from opdcore.serving.server import Serving
 from opdcore.serving.servers import Servers
 from opdcore.teachers.panel import Panel
@@ -190,10 +190,11 @@ def _served(job: Job, index: int, servers: Servers, *, device: torch.device) -> 
     said = job.teachers[index]
     served = said.served or Served()
     folder = resolve(said.model, field=f"teachers.{index}")
+    size = teacher_size(job.recipe, inspect(folder))
     serving = Serving(
         folder,
-        longest=longest_text(job.recipe, inspect(folder)),
-        most_logprobs=most_logprobs(job.recipe),
+        longest=size.longest,
+        most_logprobs=size.most_logprobs,
         devices=tuple(job.resources["teacher"].devices) if "teacher" in job.resources else (),
         student_top_k=served.student_top_k,
     )

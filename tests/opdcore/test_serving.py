@@ -581,7 +581,7 @@ def test_the_keeper_ends_what_the_program_has_started(tmp_path):
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    kept = f"[sys.executable, {str(keeper)!r}, str(os.getpid()), sys.executable, {str(script)!r}]"
+    kept = f"[sys.executable, {str(keeper)!r}, f'--parent={{os.getpid()}}', sys.executable, {str(script)!r}]"
     text = f"import os, subprocess, sys, time; subprocess.Popen({kept}); time.sleep(600)"
     parent = subprocess.Popen([sys.executable, "-c", text])
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())

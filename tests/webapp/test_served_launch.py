@@ -4,7 +4,8 @@ import pytest
 from django.utils import timezone
 
 from tests.webapp.rows import RECIPE, make_pair, make_prompt_set, make_recipe
-from webapp.models import Device, ModelEndpoint, Run, Worker
+from tests.webapp.test_runs_service import card
+from webapp.models import Device, ModelEndpoint, RegisteredModel, Run, Worker
 from webapp.services import endpoints, runs
 from webapp.services.runs import LocalFiles
 from workers import job_secrets
@@ -86,6 +87,31 @@ def test_what_a_server_tells_by_itself_is_not_asked_for(project, member, tmp_pat
     resources = {"teacher": SERVED}
     run = runs.launch(actor=member, resources=resources, **parts(project, **TEACHABLE))
     assert not job_of(run, tmp_path).teachers[0].served.student_top_k
+
+
+def test_runs_of_one_teacher_and_like_recipes_share_its_server(project, member, tmp_path):
+    asked = {"teacher": SERVED, "sample": SERVED}
+    given = parts(project, **TEACHABLE)
+    RegisteredModel.objects.filter(name="pair teacher").update(card=card(vocabulary=400))
+    first = runs.launch(actor=member, resources=asked, **given)
+    wider = {"stages": [TEACHABLE["stages"][0] | {"k": 64}]}
+    other = make_recipe(project, "wider", document=RECIPE | wider)
+    servers = [
+        runs.launch(actor=member, resources=resources, **given | recipe).teacher_server
+        for resources, recipe in (
+            (asked, {}), (asked, {"recipe": other}), ({"teacher": SERVED | {"count": 1}}, {}),
+            ({"sample": SERVED}, {}),
+        )
+    ]  # fmt: skip
+    assert servers[0] == first.teacher_server != ""
+    assert len({*servers}) == 4
+    assert servers[3] == ""
+    first.attempt = 1
+    job = runs.job_document(
+        first, LocalFiles(train=tmp_path / "t", teacher_server=tmp_path / "server"), resources={}
+    )
+    assert job.teachers[0].served.shared == str(tmp_path / "server")
+    assert job.sampler.shared is None
 
 
 def test_a_registered_endpoint_is_told_with_the_variable_of_its_key(

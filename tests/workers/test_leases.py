@@ -5,7 +5,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from django.db import connections
+from django.db import IntegrityError, connections
 from django.utils import timezone
 
 from tests.workers.rows import make_run
@@ -334,6 +334,49 @@ def test_threads_of_two_hosts_claim_by_role_never_a_device_twice_and_never_a_par
     assert faults == []
     assert sorted(done) == sorted(asked)
     assert set(Run.objects.values_list("attempt", flat=True)) == {1}
+
+
+SERVED = {"train": GPU, "teacher": GPU | {"served": True, "count": 1}}
+
+
+@pytest.mark.django_db
+def test_runs_of_one_teacher_hold_its_device_together_until_the_last_ends(host):
+    worker = host("cuda:0", "cuda:1", "cuda:2")
+    for _ in range(2):
+        make_run(resources=SERVED, teacher_server="one")
+    first, second = leases.claim(worker), leases.claim(worker)
+    assert held(first.run) == ["cuda:0", "cuda:1"]
+    assert held(second.run) == ["cuda:1", "cuda:2"]
+    folders = {job_folder._teacher_server(claimed) for claimed in (first, second)}
+    assert [folder.name for folder in folders] == ["one"]
+    leases.release(first)
+    make_run(resources={"train": GPU | {"count": 2}})
+    assert leases.claim(worker) is None
+    leases.release(second)
+    assert len(held(leases.claim(worker).run)) == 2
+
+
+@pytest.mark.django_db
+def test_a_device_that_is_not_shared_has_one_lease(host):
+    worker = host("cuda:0", "cuda:1")
+    claimed, other = make_run(resources=SERVED), make_run()
+    leases.claim(worker)
+    lease = claimed.leases.get(role="teacher")
+    with pytest.raises(IntegrityError):
+        Lease.objects.create(
+            run=other, device=lease.device, attempt=1, role="teacher", expires_at=timezone.now()
+        )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("kind", "is_shared"), [("cpu", True), ("cuda", False)])
+def test_a_server_on_the_device_that_its_run_trains_on_is_shared_on_processors_alone(
+    host, kind, is_shared
+):
+    worker = host(f"{kind}:0")
+    resources = {"train": {"kind": kind}, "teacher": {"served": True, "count": 0}}
+    make_run(resources=resources, teacher_server="one")
+    assert (job_folder._teacher_server(leases.claim(worker)) is not None) is is_shared
 
 
 @pytest.mark.django_db

@@ -42,7 +42,10 @@ class Device(models.Model):
 
 
 class Lease(models.Model):
-    """A run's claim on a device; the one row per device is what excludes a second executor."""
+    """A run's claim on a device; the one row per device is what excludes a second executor.
+
+    Runs that share what the device is held for, such as a teacher's server, have a row each.
+    """
 
     class Role(models.TextChoices):
         TRAIN = "train", "Train"
@@ -50,9 +53,10 @@ class Lease(models.Model):
         TEACHER = "teacher", "Teacher"
 
     run = models.ForeignKey(Run, models.CASCADE, related_name="leases")
-    device = models.OneToOneField(Device, models.CASCADE, related_name="lease")
+    device = models.ForeignKey(Device, models.CASCADE, related_name="leases")
     attempt = models.PositiveIntegerField()
     role = models.CharField(max_length=8, choices=Role, default=Role.TRAIN)
+    shared = models.CharField(max_length=64, blank=True)
     expires_at = models.DateTimeField()
 
     class Meta:
@@ -62,6 +66,10 @@ class Lease(models.Model):
             models.CheckConstraint(
                 condition=models.Q(role__in=["train", "sample", "teacher"]), name="lease_role"
             ),
+            models.UniqueConstraint(
+                fields=["device"], condition=models.Q(shared=""), name="device_leased_once"
+            ),
+            models.UniqueConstraint(fields=["device", "run"], name="device_leased_once_by_a_run"),
         ]
 
     def __str__(self) -> str:

@@ -87,6 +87,8 @@ class Run(Owned):
     )
     snapshot = models.JSONField()
     resources = models.JSONField(default=dict)
+    # What decides the teacher's server of its own, so that runs of equal ones can share it.
+    teacher_server = models.CharField(max_length=64, blank=True)
     notes = models.TextField(blank=True)
     tags = models.JSONField(default=list)
     review = models.CharField(max_length=14, choices=Review, default=Review.UNREVIEWED)

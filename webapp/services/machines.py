@@ -36,26 +36,40 @@ SHOWN_QUEUE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A device and who holds it; `run` is None where it is free or its run is not yours to see."""
+class Holder:
+    """A run that holds a device, None where it is not yours to see, in what role, and until when."""
 
-    device: Device
     run: Run | None
-    lease_until: datetime | None
-    role: str | None = None
+    role: str
+    until: datetime
 
     @property
-    def is_free(self) -> bool:
-        return self.lease_until is None
-
-    @property
-    def lease_left(self) -> timedelta | None:
+    def left(self) -> timedelta:
         """Time until the lease ends; negative once it has."""
-        return self.lease_until - timezone.now() if self.lease_until else None
+        return self.until - timezone.now()
 
     @property
     def has_expired(self) -> bool:
-        return self.lease_left is not None and self.lease_left < timedelta(0)
+        return self.left < timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device and who holds it: nobody, one run, or several that share what it is `shared` for."""
+
+    device: Device
+    holders: tuple[Holder, ...]
+    shared: str
+
+    @property
+    def is_free(self) -> bool:
+        return not self.holders
+
+    @property
+    def unit(self) -> Unit:
+        """The device as the allocator sees it."""
+        one = self.device
+        return Unit(one.pk, one.kind, one.memory_bytes, self.is_free, self.shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +91,7 @@ class Host:
     @property
     def there(self) -> There:
         """The host as the allocator sees it."""
-        return There(
-            self.worker.host,
-            tuple(
-                Unit(one.device.pk, one.device.kind, one.device.memory_bytes, one.is_free)
-                for one in self.places
-            ),
-        )
+        return There(self.worker.host, tuple(place.unit for place in self.places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +185,7 @@ def reason(run: Run) -> str | None:
     if run.status != Run.Status.QUEUED:
         return None
     hosts = [host.there for host in _hosts(set()) if host.is_fresh]
-    rows = _queued().only("pk", "host", "resources")[:SHOWN_QUEUE]
+    rows = _queued().only("pk", "host", "resources", "teacher_server")[:SHOWN_QUEUE]
     return waiting_reasons.of(list(rows), hosts).get(run.pk)
 
 
@@ -203,7 +211,7 @@ def _queued() -> QuerySet[Run]:
 
 
 def _hosts(mine: set[int]) -> tuple[Host, ...]:
-    workers = Worker.objects.prefetch_related("devices__lease__run")
+    workers = Worker.objects.prefetch_related("devices__leases__run")
     return tuple(
         Host(worker, tuple(_place(device, mine) for device in worker.devices.all()))
         for worker in workers
@@ -211,9 +219,9 @@ def _hosts(mine: set[int]) -> tuple[Host, ...]:
 
 
 def _place(device: Device, mine: set[int]) -> Place:
-    # A reverse one-to-one that is absent raises; `hasattr` is how Django asks.
-    if not hasattr(device, "lease"):
-        return Place(device, None, None)
-    lease = device.lease
-    held_by = lease.run if lease.run_id in mine else None
-    return Place(device, held_by, lease.expires_at, lease.get_role_display())
+    leases = list(device.leases.all())
+    holders = tuple(
+        Holder(one.run if one.run_id in mine else None, one.get_role_display(), one.expires_at)
+        for one in leases
+    )
+    return Place(device, holders, leases[0].shared if leases else "")

@@ -69,11 +69,20 @@ def parsed(asked: Mapping[str, Any]) -> dict[ResourceRole, DeviceNeed]:
     }
 
 
-def needs(asked: Mapping[str, Any]) -> tuple[RoleNeed, ...]:
-    """What the allocator is asked for; a run that says nothing wants one device to train on."""
+def needs(asked: Mapping[str, Any], *, teacher_server: str = "") -> tuple[RoleNeed, ...]:
+    """What the allocator is asked for; a run that says nothing wants one device to train on.
+
+    `teacher_server` is what the run can share with others that have the same teacher.
+    """
     by_role: dict[ResourceRole, DeviceNeed] = {"train": DeviceNeed(), **parsed(asked)}
     return tuple(
-        RoleNeed(role, need.count, need.kind or by_role["train"].kind, need.memory_bytes)
+        RoleNeed(
+            role,
+            need.count,
+            need.kind or by_role["train"].kind,
+            need.memory_bytes,
+            teacher_server if role == "teacher" else "",
+        )
         for role, need in by_role.items()
         if need.count
     )

@@ -109,6 +109,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         parent=parent,
         relation=relation,
         resources=wanted,
+        teacher_server=serving.teacher_server(pair, wanted, document),
         steps_total=sum(document.steps_by_stage),
         snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
         | {
@@ -274,7 +275,8 @@ def review(run: Run, state: str, *, actor: User) -> Run:
 class LocalFiles:
     """Where the worker has put what a job reads.
 
-    `start` is a folder with the weights to start from, `response_cache` one that runs share.
+    `start` is a folder with the weights to start from, `response_cache` one that runs share, and
+    `teacher_server` one where runs of one teacher share its server.
     """
 
     train: Path
@@ -283,6 +285,7 @@ class LocalFiles:
     outside: Path | None = None
     start: Path | None = None
     response_cache: Path | None = None
+    teacher_server: Path | None = None
 
 
 def job_document(
@@ -291,6 +294,8 @@ def job_document(
     """The job of the run's present attempt, from its snapshot and the worker's local paths."""
     frozen = run.snapshot
     served = frozen.get("serving") or {}
+    if files.teacher_server:
+        served = served | {"teacher": served["teacher"] | {"shared": str(files.teacher_server)}}
     return Job.model_validate(
         {
             "run_id": run.public_id,

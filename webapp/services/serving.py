@@ -6,6 +6,7 @@ It knows no process: the job starts its own servers, and an endpoint is somebody
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import Any
 
 from opdcore.contract.distill import DistillStage
@@ -13,7 +14,9 @@ from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.contract.recipe import Stage
 from opdcore.contract.soundness import served_refusal
-from webapp.models import Device, ModelEndpoint, Project
+from opdcore.inspection import ModelCard
+from opdcore.serving.needs import teacher_size
+from webapp.models import Device, ModelEndpoint, Pair, Project
 from webapp.services.resources import DeviceNeed, parsed
 
 NO_ENDPOINT = "endpoint.unknown"
@@ -59,6 +62,24 @@ def _tells_student_top_k(project: Project, need: DeviceNeed) -> bool:
         row = _rows(project).filter(public_id=need.endpoint).first()
         return row is None or (row.probe or {}).get("student_top_k") is not False
     return need.kind != "cpu" and Device.objects.filter(kind="cuda").exists()
+
+
+def teacher_server(pair: Pair, asked: Mapping[str, Any], recipe: RecipeDocument) -> str:
+    """What decides the server that the job starts for its teacher; runs of equal ones share it.
+
+    Empty where it starts none, or one that nobody can share.
+    """
+    need = parsed(asked).get("teacher")
+    teachers = list(pair.teachers.all())
+    if need is None or not need.served or need.endpoint or len(teachers) != 1:
+        return ""
+    card = teachers[0].model.card
+    if card is None:
+        return ""
+    size = teacher_size(recipe, ModelCard.model_validate(card))
+    told = needs_student_top_k(recipe)
+    parts = (teachers[0].model.public_id, need.kind, need.count, size, told)
+    return sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def roles(asked: Mapping[str, Any] | None) -> list[str]:

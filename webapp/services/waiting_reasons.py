@@ -38,7 +38,7 @@ def of(runs: Sequence[Run], hosts: Sequence[There]) -> dict[int, str]:
 
 
 def _request(run: Run) -> Request:
-    return Request(run.pk, needs(run.resources))
+    return Request(run.pk, needs(run.resources, teacher_server=run.teacher_server))
 
 
 def _may_run(run: Run, host: There) -> bool:
