@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -246,6 +247,43 @@ def test_a_server_that_stays_away_ends_the_run_with_a_code_and_its_checkpoint(tm
     assert caught.value.info.code == "serving.unreachable"
     assert events[-1].payload.error.code == "serving.unreachable"
     assert list((run_dir / "checkpoints").glob("stage-*"))
+
+
+@pytest.mark.chaos
+def test_two_runs_share_a_teachers_server_which_outlives_the_one_that_started_it(tmp_path):
+    shared = tmp_path / "shared"
+    first = started(tmp_path / "first", 400, shared)
+    wait_for(lambda: steps_of(tmp_path / "first") >= 1)
+    second = started(tmp_path / "second", 3, shared)
+    wait_for(lambda: steps_of(tmp_path / "second") >= 1)
+    (server,) = servers_in(shared)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    assert second.wait(120) == 0
+    assert steps_of(tmp_path / "second") == 3
+    assert "one that another run has started" in (tmp_path / "second" / "events").read_text()
+    wait_for(lambda: server not in servers_in(shared))
+
+
+def started(folder, steps, shared):
+    """A job as a process of its own, its events in a file."""
+    folder.mkdir()
+    told = job(steps, teachers=served_teacher(shared=str(shared)))
+    (folder / "job.json").write_text(told.model_dump_json())
+    argv = [sys.executable, "-m", "opdcore", "run", str(folder / "job.json")]
+    with (folder / "events").open("wb") as events:
+        return subprocess.Popen([*argv, "--run-dir", str(folder / "run")], stdout=events)
+
+
+def steps_of(folder):
+    return (folder / "events").read_text().count('"kind":"metrics"')
+
+
+def wait_for(condition, seconds=420):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "It did not happen in time."
+        time.sleep(0.2)
 
 
 def servers_in(folder):
