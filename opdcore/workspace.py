@@ -441,6 +441,8 @@ def _sampler(job: Job, student: LoadedModel, servers: Servers) -> ServedSampler 
         longest=longest_text(job.recipe, student.card),
         devices=tuple(job.resources["sample"].devices) if "sample" in job.resources else (),
         takes_weights=True,
+        beside=job.trains_on("sample"),
+        memory_share=job.sampler.memory_share,
     )
     return servers.sampler(job.sampler, serving, student)
 

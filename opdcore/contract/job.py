@@ -109,3 +109,10 @@ class Job(Document):
         default=None,
         description="Of the pair's family, for its verdicts and its monitor; null: the laboratory's.",
     )
+
+    def trains_on(self, role: ResourceRole) -> bool:
+        """Whether a role has a device that is trained on too."""
+        named = [
+            set(self.resources[one].devices) for one in ("train", role) if one in self.resources
+        ]
+        return len(named) == 2 and not named[0].isdisjoint(named[1])

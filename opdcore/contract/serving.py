@@ -47,6 +47,13 @@ class Served(Document):
         description="Of a teacher without endpoint: a folder of this host. Jobs that name the same one share "
         "a server: the first starts it, and it ends with the last.",
     )
+    memory_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of its GPU's memory that the job's own server takes; null: .9, or .4 of one on "
+        "which the job trains too.",
+    )
     student_top_k: bool = Field(
         default=False,
         description="Of a teacher: whether it is asked for the student's top k too, so that every support "

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from opdcore.sides import KnownSide
 
 # A server that is restarted gives up what is under way, and is then waited for.
 TRIES = 5
+# The version of weights that a server has given up.
+ASLEEP = "asleep"
 _NOTHING = sha256(b"").hexdigest()
 
 
@@ -167,6 +170,15 @@ class ServedModel:
                 "VLLM_SERVER_DEV_MODE=1.",
             )
         self.connection.post("/update_weight_version", {"new_version": version})
+
+    def sleep(self) -> None:
+        """Has the server give up its memory, with the weights in it."""
+        self.connection.post("/sleep?level=2", {}, once=True)
+        self.connection.post("/update_weight_version", {"new_version": ASLEEP})
+
+    def wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        """Has it take memory again for a part; one that is awake is left as it is."""
+        self.connection.post(f"/wake_up?tags={part}", {}, once=True)
 
     def served_folder(self) -> Path | None:
         """The folder that the server was started with, where it can be read from here."""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from opdcore.contract.errors import EngineFailure
 from opdcore.files import hash_file
 from opdcore.models import LoadedModel, adapters
@@ -23,11 +25,15 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class ServedSampler:
-    """A server that is given the student's weights through a folder; `on_cpu` where that is our own."""
+    """A server that is given the student's weights through a folder; `on_cpu` where that is our own.
+
+    One that `sleeps` has memory while it samples alone, and the trainer has it in between.
+    """
 
     served: ServedModel
     folder: Path
     on_cpu: bool
+    sleeps: bool = False
     # Hash of the weights by the version under which they were given.
     _given: dict[str, str] = field(default_factory=dict)
 
@@ -52,6 +58,8 @@ class ServedSampler:
                 self._give(student, version, known)
             rollouts = self.served.respond(prompts, sampling=sampling, seed=seed)
             if self.served.version() == version:
+                if self.sleeps:
+                    self.served.sleep()
                 return rollouts
         raise EngineFailure(
             "serving.weights_lost",
@@ -65,9 +73,19 @@ class ServedSampler:
         self._write(student)
         written = hash_file(self.folder / widening.WEIGHTS).sha256
         differs = before is not None and before != written
+        if self.sleeps:
+            self._make_room(student)
         self.served.give(self.folder, version=version, differs=differs)
+        if self.sleeps:
+            self.served.wake("kv_cache")
         self._given.clear()
         self._given[version] = written
+
+    def _make_room(self, student: LoadedModel) -> None:
+        """What the trainer keeps of the GPU without using it goes to the server."""
+        if student.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.served.wake("weights")
 
     def _write(self, student: LoadedModel) -> None:
         """The student's weights as they are now, as the server reads them."""

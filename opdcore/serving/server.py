@@ -23,10 +23,13 @@ from opdcore.contract.serving import Endpoint
 VARIABLE = "STILLROOM_VLLM_PYTHON"
 BESIDE = Path(__file__).resolve().parents[2] / ".venv-vllm" / "bin" / "python"
 MODEL = "model"
+# Of a GPU's memory, where the server has it alone, and where the job trains on it too.
+SHARE_ALONE, SHARE_BESIDE = 0.9, 0.4
 # Compiling kernels for a large model takes minutes.
 LONGEST_START_SECONDS = 900.0
 # More than its keeper gives it.
 STOP_SECONDS = 15.0
+CPU_ARGUMENTS = ("--dtype", "float32", "--enforce-eager")
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL", "DATABASE_URL", "REDIS_URL")
 # Where a log names an error; what follows from it comes later, and an interpreter's last words explain none.
 _CAUSE = re.compile(r"(?<!`)\b\w*(?:Error|Exception): .+")
@@ -34,7 +37,10 @@ _CAUSE = re.compile(r"(?<!`)\b\w*(?:Error|Exception): .+")
 
 @dataclass(frozen=True)
 class Serving:
-    """What a server is to do: a folder, how long its texts may be, and how many logprobs it may tell."""
+    """What a server is to do: a folder, how long its texts may be, and how many logprobs it may tell.
+
+    `beside` a trainer on the same GPU it can sleep, which leaves the memory to the other.
+    """
 
     folder: Path
     longest: int
@@ -42,6 +48,8 @@ class Serving:
     devices: tuple[str, ...] = ()
     takes_weights: bool = False
     student_top_k: bool = False
+    beside: bool = False
+    memory_share: float | None = None
 
     def arguments(self, port: int) -> list[str]:
         """The command line, after the program's name."""
@@ -59,9 +67,19 @@ class Serving:
         }
         given = [part for pair in told.items() for part in pair]
         given += ["--enable-scale-out"] if self.student_top_k else []
-        if self.on_gpu and len(self.devices) > 1:
-            given += ["--tensor-parallel-size", str(len(self.devices))]
-        return [*given, *(() if self.on_gpu else ("--dtype", "float32", "--enforce-eager"))]
+        return [*given, *(self._gpu_arguments() if self.on_gpu else CPU_ARGUMENTS)]
+
+    def _gpu_arguments(self) -> Iterator[str]:
+        share = self.memory_share or (SHARE_BESIDE if self.beside else SHARE_ALONE)
+        yield from ("--gpu-memory-utilization", f"{share:g}")
+        yield from ("--tensor-parallel-size", str(len(self.devices)))
+        if self.sleeps:
+            yield "--enable-sleep-mode"
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it gives its memory to the trainer between two steps."""
+        return self.on_gpu and self.beside and self.takes_weights
 
     @property
     def on_gpu(self) -> bool:

@@ -50,8 +50,12 @@ class Servers:
         model = self.open(
             served, serving, student.renderer, student.card, name="student", device=student.device
         )
+        own = served.endpoint is None
         return ServedSampler(
-            model, self._folder / "weights", on_cpu=served.endpoint is None and not serving.on_gpu
+            model,
+            self._folder / "weights",
+            on_cpu=own and not serving.on_gpu,
+            sleeps=own and serving.sleeps,
         )
 
     def telling(self, work: Iterator[T], said: Callable[[Logged], T]) -> Iterator[T]:

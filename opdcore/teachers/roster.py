@@ -197,6 +197,8 @@ def _served(job: Job, index: int, servers: Servers, *, device: torch.device) -> 
         most_logprobs=size.most_logprobs,
         devices=tuple(job.resources["teacher"].devices) if "teacher" in job.resources else (),
         student_top_k=served.student_top_k,
+        beside=job.trains_on("teacher"),
+        memory_share=served.memory_share,
     )
     name = "teacher" if len(job.teachers) == 1 else f"teacher {index + 1}"
     renderer = Renderer.from_folder(folder, said.rendering)

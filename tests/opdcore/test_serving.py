@@ -603,6 +603,39 @@ def alive(pid):
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        ({}, ["0.9", "1"]),
+        ({"beside": True}, ["0.4", "1"]),
+        ({"beside": True, "takes_weights": True}, ["0.4", "1", "--enable-sleep-mode"]),
+        ({"takes_weights": True}, ["0.9", "1"]),
+        ({"memory_share": 0.25, "beside": True}, ["0.25", "1"]),
+    ],
+)
+def test_a_server_beside_a_trainer_takes_less_and_sleeps(knobs, told):
+    arguments = Serving(Path("model"), longest=8, devices=("cuda:0",), **knobs).arguments(1)
+    at = arguments.index("--gpu-memory-utilization")
+    assert [one for one in arguments[at:] if one not in {
+        "--gpu-memory-utilization", "--tensor-parallel-size"
+    }] == told  # fmt: skip
+
+
+def test_a_server_on_several_gpus_divides_its_model():
+    arguments = Serving(Path("m"), longest=8, devices=("cuda:0", "cuda:1")).arguments(1)
+    assert arguments[arguments.index("--tensor-parallel-size") + 1] == "2"
+    assert "--tensor-parallel-size" not in Serving(Path("m"), longest=8).arguments(1)
+
+
+def test_a_job_says_whether_a_role_is_on_a_device_that_it_trains_on(tmp_path):
+    resources = {"train": ["cuda:0"], "sample": ["cuda:0"], "teacher": ["cuda:1"]}
+    job = make_job(
+        tmp_path, pair=make_pair(tmp_path), recipe=make_recipe(),
+        resources={role: {"devices": names} for role, names in resources.items()},
+    )  # fmt: skip
+    assert (job.trains_on("sample"), job.trains_on("teacher")) == (True, False)
+
+
 def test_a_server_sees_the_gpus_that_its_job_was_given():
     serving = Serving(Path("model"), longest=8, devices=("cuda:1", "cuda:2"))
     told = serving.environment({"CUDA_VISIBLE_DEVICES": "4,6,7", "HF_TOKEN": "x", "PATH": "p"})

@@ -24,6 +24,7 @@ from opdcore.rollouts import Sampling
 from opdcore.serving import widening
 from opdcore.serving.connection import Connection
 from opdcore.serving.model import ServedModel
+from opdcore.serving.sampler import ServedSampler
 from opdcore.serving.server import Server, Serving
 
 pytestmark = pytest.mark.vllm
@@ -115,6 +116,30 @@ def test_new_weights_are_those_that_answer(served, tmp_path):
         table = logprobs_of(student, (*prompt, *one.ids), len(prompt))
         drawn = table.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
         torch.testing.assert_close(drawn, torch.tensor(one.logprobs), atol=TOLERATED_NATS, rtol=0)
+
+
+def test_a_server_that_sleeps_between_steps_writes_with_the_weights_it_is_given(served, tmp_path):
+    """The requests of one GPU for both, in their order; a CPU's server keeps its memory all the same."""
+    _, model = served
+    student = open_model(LAB / "student")
+    sampler = ServedSampler(model, tmp_path / "weights", on_cpu=True, sleeps=True)
+    ids = [one.ids for one in student.renderer.render_many(prompts(8))]
+    sampling = Sampling(96, 1.0, 1.0, student.card.vocabulary, frozenset(student.renderer.stop_ids))
+    for step in (1, 2):
+        rollouts = sampler.sample(
+            student, ids, sampling=sampling, seed=step, version=f"step-{step}"
+        )
+        assert model.connection.get("/is_sleeping") == {"is_sleeping": True}
+        assert model.version() == "asleep"
+        for prompt, one in zip(ids, rollouts, strict=True):
+            table = logprobs_of(student, (*prompt, *one.ids), len(prompt))
+            drawn = table.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+            told = torch.tensor(one.logprobs)
+            torch.testing.assert_close(drawn, told, atol=TOLERATED_NATS, rtol=0)
+        with torch.no_grad():
+            student.model.lm_head.weight.mul_(0.9)
+    model.wake("weights")
+    model.wake("kv_cache")
 
 
 def job(steps, **fields):

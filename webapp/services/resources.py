@@ -45,6 +45,13 @@ class DeviceNeed(Document):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads; null: the worker's share."
     )
+    memory_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Of a server that the job starts: the share of its GPU's memory that it takes; null: .9, "
+        "or .4 of one that is trained on too.",
+    )
     endpoint: str | None = Field(
         default=None,
         description="public_id of a registered endpoint; null: a server of the job's own.",

@@ -27,6 +27,7 @@ def frozen(project: Project, asked: Mapping[str, Any], recipe: RecipeDocument) -
     return {
         role: {
             "endpoint": _endpoint(project, need.endpoint) if need.endpoint else None,
+            "memory_share": need.memory_share,
             "student_top_k": role == "teacher" and needs_student_top_k(recipe),
         }
         for role, need in parsed(asked).items()
@@ -78,7 +79,7 @@ def teacher_server(pair: Pair, asked: Mapping[str, Any], recipe: RecipeDocument)
         return ""
     size = teacher_size(recipe, ModelCard.model_validate(card))
     told = needs_student_top_k(recipe)
-    parts = (teachers[0].model.public_id, need.kind, need.count, size, told)
+    parts = (teachers[0].model.public_id, need.kind, need.count, need.memory_share, size, told)
     return sha256(repr(parts).encode()).hexdigest()[:32]
 
 
