@@ -49,13 +49,14 @@ def _refuse_unheeded(job: Job) -> None:
     for found in resource_faults(job.resources, served):
         raise BadInput(found.code, found.message, remedy=found.remedy, field=found.field)
     training = job.resources["train"].devices if "train" in job.resources else ()
-    own = [i for i, one in enumerate(job.teachers) if one.served and one.served.endpoint is None]
+    own = [i for i, one in enumerate(job.teachers) if one.served and one.served.is_the_jobs_alone]
     if len(training) > 1 and own:
         raise BadInput(
             "teachers.own_server",
             "The job would start the teacher's server, which only its first process could ask; it "
             f"trains on {', '.join(training)}.",
-            remedy="Name the endpoint of a server that runs already, or train on one device.",
+            remedy="Name the endpoint of a server that runs already, a folder that shares one, or train on "
+            "one device.",
             field=f"teachers.{own[0]}.served",
         )
 

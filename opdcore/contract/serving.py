@@ -59,3 +59,8 @@ class Served(Document):
         description="Of a teacher: whether it is asked for the student's top k too, so that every support "
         "can be trained on. vLLM 0.32 can on a GPU, started with --enable-scale-out.",
     )
+
+    @property
+    def is_the_jobs_alone(self) -> bool:
+        """Whether no other process can ask it."""
+        return self.endpoint is None and self.shared is None

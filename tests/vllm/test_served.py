@@ -223,6 +223,19 @@ def test_a_server_that_tells_the_students_top_k_teaches_on_it_what_a_loaded_teac
             assert served[key] == pytest.approx(loaded[key], abs=2e-4, rel=2e-3), key
 
 
+def test_several_processes_ask_a_server_that_they_share(tmp_path):
+    ours = metrics(opdcore.run(job(2), tmp_path / "loaded"))
+    several = job(
+        2,
+        teachers=served_teacher(shared=str(tmp_path / "shared")),
+        resources={"train": {"devices": ["cpu:0", "cpu:1"], "threads": 2}},
+    )
+    theirs = metrics(opdcore.run(several, tmp_path / "several"))
+    for loaded, served in zip(ours, theirs, strict=True):
+        for key in ("loss", "token_reward", "overlap_ratio", "grad_norm"):
+            assert served[key] == pytest.approx(loaded[key], abs=2e-4, rel=2e-3), key
+
+
 def test_a_server_without_the_second_runner_is_refused_before_the_first_step(tmp_path):
     teachers = served_teacher(student_top_k=True)
     with pytest.raises(BadInput) as caught:

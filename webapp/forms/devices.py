@@ -19,7 +19,7 @@ LABELS: dict[ResourceRole, tuple[str, str]] = {
     "sample": ("Sampling", "Empty: on the training devices, or a server."),
     "teacher": ("Teacher", "Empty: on the training devices, or a server."),
 }
-SERVED = [("", "In the job's process"), ("own", "A vLLM server of the run's own")]
+SERVED = [("", "In the job's process"), ("own", "A vLLM server that the run starts")]
 DEVICE_FIELDS = ("device", "threads", "sample_served", "teacher_served")
 # Shown only where there is something to divide.
 ROLE_FIELDS = tuple(f"{role}_{what}" for role in ROLES for what in ("devices", "memory"))
@@ -51,7 +51,8 @@ class DevicesForm(forms.Form):
         required=False,
         label="Teacher",
         choices=SERVED,
-        help_text="Who scores them. A server tells its top k alone: support teacher, or form sampled.",
+        help_text="Who scores them. Runs with the same teacher share its server. On a GPU it tells the "
+        "student's top k too; elsewhere its own alone: support teacher, or form sampled.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Django's)

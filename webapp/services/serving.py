@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
+from django.db.models import QuerySet
+
 from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
@@ -16,10 +18,11 @@ from opdcore.contract.recipe import Stage
 from opdcore.contract.soundness import served_refusal
 from opdcore.inspection import ModelCard
 from opdcore.serving.needs import teacher_size
-from webapp.models import Device, ModelEndpoint, Pair, Project
+from webapp.models import Device, ModelEndpoint, Pair, Project, Run, User
 from webapp.services.resources import DeviceNeed, parsed
 
 NO_ENDPOINT = "endpoint.unknown"
+OF_THE_RUN = "vLLM, started for it"
 
 
 def frozen(project: Project, asked: Mapping[str, Any], recipe: RecipeDocument) -> dict[str, Any]:
@@ -81,6 +84,25 @@ def teacher_server(pair: Pair, asked: Mapping[str, Any], recipe: RecipeDocument)
     told = needs_student_top_k(recipe)
     parts = (teachers[0].model.public_id, need.kind, need.count, need.memory_share, size, told)
     return sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def places(run: Run) -> list[tuple[str, str]]:
+    """Where the run's served sides are, in words."""
+    frozen = run.snapshot.get("serving") or {}
+    labels = {"teacher": "Teacher's server", "sample": "Sampler's server"}
+    return [
+        (label, frozen[role]["endpoint"]["base_url"] if frozen[role]["endpoint"] else OF_THE_RUN)
+        for role, label in labels.items()
+        if frozen.get(role)
+    ]
+
+
+def sharing(run: Run, reader: User) -> QuerySet[Run]:
+    """Other runs that use the teacher's server at this moment."""
+    running = Run.objects.visible_to(reader).filter(status=Run.Status.RUNNING, host=run.host)
+    if not run.teacher_server or run.status != Run.Status.RUNNING:
+        return running.none()
+    return running.filter(teacher_server=run.teacher_server).exclude(pk=run.pk)
 
 
 def roles(asked: Mapping[str, Any] | None) -> list[str]:

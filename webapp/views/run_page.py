@@ -26,13 +26,14 @@ from webapp.services import (
     run_report,
     selections,
     series,
+    serving,
     traces,
 )
 from webapp.services.resources import needs as machine_needs
 from webapp.services.resources import words
 from webapp.services.run_report import Evaluations
 from webapp.views.run_charts import CURVE_KEYS, HEAT_KEYS, groups_of, rung, uncharted
-from webapp.views.scope import visible
+from webapp.views.scope import actor, visible
 
 NO_CONTENT = 204
 
@@ -157,6 +158,8 @@ def details(request: HttpRequest, public_id: str) -> HttpResponse:
         "recipe_yaml": yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
         "versions": run_report.versions(run),
         "devices_asked": words(machine_needs(run.resources)),
+        "served": serving.places(run),
+        "sharing": serving.sharing(run, actor(request)),
         "leases": run.leases.select_related("device").order_by("role", "device"),
         "children": run.children.only("public_id", "name", "status", "relation"),
     }
