@@ -11,6 +11,7 @@ from benchmarks import (
     gpu,
     main_job,
     matrix,
+    needs,
     objectives,
     records,
     rescue,
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "rescue": rescue,
     "teachers": teachers,
     "engine-matrix": matrix,
+    "needs": needs,
 }
 
 
