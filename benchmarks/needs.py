@@ -31,12 +31,10 @@ from opdcore.rendering import Renderer
 
 LOOK_SECONDS = 0.02
 THREADS = 1
-STEPS = 6
+STEPS = 3
 COMPARED = ("memory_bytes", "disk_bytes", "seconds")
-# Weights of 56 and 120 million parameters, so that they and not the program are most of the memory.
-LARGER = Pair(
-    Shape(512, 8, 8, 8, 2048, 32_000), Shape(768, 10, 12, 12, 3072, 32_000), hazard=1 / 64
-)
+# Weights of 17 and 38 million parameters, so that they and not the program are most of the memory.
+MIDDLE = Pair(Shape(384, 6, 6, 6, 1536, 8000), Shape(512, 8, 8, 8, 2048, 8000))
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,18 @@ class Case:
 
 
 LONG = {"max_response_tokens": 512}
+SMALL_BATCH = {"prompts_per_step": 8}
+# Responses of made pairs are as long as they may be; the laboratory's and the short ones end by themselves.
 CASES = {
     "laboratory": Case(),
     "laboratory_lora": Case(knobs={"tuning": "lora"}),
     "laboratory_large_batch": Case(knobs={"prompts_per_step": 512}),
-    "v1k_long_responses": Case(pairs.small(1024, hazard=1 / 256), LONG),
-    "v32k": Case(pairs.small(32_000, hazard=1 / 64)),
-    "larger": Case(LARGER, {"prompts_per_step": 16}),
-    "larger_lora": Case(LARGER, {"prompts_per_step": 16, "tuning": "lora"}),
-    "larger_wide_passes": Case(
-        LARGER, {"prompts_per_step": 32, "micro_batch_tokens": 8192, "max_response_tokens": 256}
-    ),
+    "long_responses": Case(pairs.small(1024), LONG),
+    "large_vocabulary": Case(pairs.small(32_000), SMALL_BATCH),
+    "middle": Case(MIDDLE, SMALL_BATCH),
+    "middle_lora": Case(MIDDLE, SMALL_BATCH | {"tuning": "lora"}),
+    "middle_wide_passes": Case(MIDDLE, {"prompts_per_step": 32}),
+    "short_responses": Case(pairs.small(1024, hazard=1 / 64), LONG),
 }
 
 
@@ -70,7 +69,7 @@ def _recipe(case: Case) -> Recipe:
         "max_prompt_tokens": 128,
         "max_response_tokens": 128,
         "learning_rate": 1e-4,
-        "checkpoint_steps": 2,
+        "checkpoint_steps": 1,
         **case.knobs,
     }
     evaluation = {"verifier": "laboratory" if case.pair is None else "none", "prompts": 32}
@@ -180,5 +179,3 @@ def summarise(rows: Rows) -> dict[str, Any]:
 def _ratios(row: Row) -> dict[str, float]:
     predicted, measured = row["predicted"], row["measured"]
     return {key: round(measured[key] / predicted[key], 3) for key in COMPARED}
-
-

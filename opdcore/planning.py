@@ -178,7 +178,9 @@ def _plan(stage: TrainingStage, setting: Setting) -> Plan:
         response_tokens=stage.max_response_tokens,
         expected_response_tokens=_expected_tokens(stage),
         steps=stage.steps,
-        train_rollouts_at_once=max(1, stage.micro_batch_tokens // sequence),
+        train_rollouts_at_once=min(
+            prompts * rollouts, max(1, stage.micro_batch_tokens // sequence)
+        ),
         logits_rows_at_once=rows_per_chunk(setting.shared_vocabulary, setting.kind),
         lora_rank=stage.lora_rank if stage.tuning == "lora" else None,
         resume_states_kept=stage.keep_checkpoints,

@@ -22,6 +22,7 @@ from webapp.services import (
     diagnosis_report,
     health,
     machines,
+    predictions,
     run_files,
     run_report,
     selections,
@@ -156,6 +157,8 @@ def details(request: HttpRequest, public_id: str) -> HttpResponse:
             if role in run.snapshot["prompt_sets"]
         ],
         "recipe_yaml": yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
+        "compared": predictions.compared(run),
+        "prediction": predictions.of(run),
         "versions": run_report.versions(run),
         "devices_asked": words(machine_needs(run.resources)),
         "served": serving.places(run),
