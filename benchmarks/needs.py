@@ -11,7 +11,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from opdcore.rendering import Renderer
 
 LOOK_SECONDS = 0.02
 THREADS = 1
-STEPS = 3
+STEPS = 2
 COMPARED = ("memory_bytes", "disk_bytes", "seconds")
 # Weights of 17 and 38 million parameters, so that they and not the program are most of the memory.
 MIDDLE = Pair(Shape(384, 6, 6, 6, 1536, 8000), Shape(512, 8, 8, 8, 2048, 8000))
@@ -45,7 +45,7 @@ class Case:
     knobs: Mapping[str, Any] = field(default_factory=dict)
 
 
-LONG = {"max_response_tokens": 512}
+LONG = {"max_response_tokens": 384, "prompts_per_step": 16}
 SMALL_BATCH = {"prompts_per_step": 8}
 # Responses of made pairs are as long as they may be; the laboratory's and the short ones end by themselves.
 CASES = {
@@ -56,7 +56,7 @@ CASES = {
     "large_vocabulary": Case(pairs.small(32_000), SMALL_BATCH),
     "middle": Case(MIDDLE, SMALL_BATCH),
     "middle_lora": Case(MIDDLE, SMALL_BATCH | {"tuning": "lora"}),
-    "middle_wide_passes": Case(MIDDLE, {"prompts_per_step": 32}),
+    "middle_wide_passes": Case(MIDDLE, {"prompts_per_step": 24}),
     "short_responses": Case(pairs.small(1024, hazard=1 / 64), LONG),
 }
 

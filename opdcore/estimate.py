@@ -3,8 +3,11 @@
 Plain arithmetic on the shapes of a student and its teachers and on a few numbers of the plan. It
 knows no recipe, no device library and no file; a page shows its rows as they are.
 
-Simplifications: every layer attends to the whole sequence (a sliding window needs less cache);
-fragmentation and the library's own memory are one share; embeddings train with everything else.
+Simplifications: every layer attends to the whole sequence (a sliding window needs less cache); a GPU's
+pool hands memory out again but for one share; embeddings train with everything else.
+
+A CPU's figure is of the whole process: the program itself is a row, and so is what one phase leaves to
+the other, since the C library keeps freed tensors for later ones of up to 32 MiB and returns larger ones.
 """
 
 from __future__ import annotations
@@ -17,7 +20,13 @@ from opdcore.inspection import ModelCard
 _FLOAT32_BYTES = 4
 _ADAM_BYTES = 8  # two float32 moments for each trained parameter
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_UNPOOLED = 0.05  # share of live memory that an allocator cannot hand out again
+_UNPOOLED = 0.05  # share of live memory that a GPU's pool cannot hand out again
+_KEPT_TENSOR_BYTES = 32 << 20  # glibc's largest allocation that its heap serves and keeps
+# A decoder up to this size is copied for sampling: weights that read the same input joined, and all of
+# them transposed, since a product with few rows takes half the time then. A larger one would pay more
+# for the copy, at every call, than it gains.
+COPIED_BYTES = 256 << 20
+CACHE_BYTES = 4 << 30  # of keys and values that are held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +43,20 @@ class Plan:
     logits_rows_at_once: int  # positions whose logits are held at once
     sample_rollouts_at_once: int | None = None  # None: all rollouts of a step
     sampled: bool = True  # whether the student writes what it learns
-    scored_by: int | None = None  # teachers that read every rollout; None: all
+    scored_by: float | None = None  # teachers that read a rollout, in the mean; None: all
     weights_dtype: str = "float32"
     teacher_dtype: str = "float32"
     fp32_master: bool = False  # float32 copy of half-precision weights
     lora_rank: int | None = None  # None: every weight is trained
     gradient_checkpointing: bool = False
     resume_states_kept: int = 1
+    states_written: int | None = None  # None: more than are kept
     weights_kept: int = 2  # best and last
     trace_bytes: int = 0
+    program_bytes: int | None = None  # of a process on a CPU, without a model; None: a GPU
+    processes: int = 1  # that train, each on a device of its own
+    sampler_here: bool = True  # and not behind a server
+    teachers_here: bool = True  # on the devices that train
 
     @property
     def rollouts(self) -> int:
@@ -61,18 +75,38 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a breakdown: a label, and bytes or seconds."""
+    """One line of a breakdown: a label, and bytes or seconds; of memory also its largest tensor."""
 
     label: str
     amount: float
+    largest: float | None = None  # None: as large as the whole
+
+    @property
+    def kept(self) -> float:
+        """Bytes that a C library keeps once they are freed."""
+        largest = self.amount if self.largest is None else self.largest
+        return self.amount if largest <= _KEPT_TENSOR_BYTES else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """What a role takes on devices of its own."""
+
+    role: str
+    rows: tuple[Row, ...]
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return round(sum(row.amount for row in self.rows))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Totals with the rows that add up to them."""
+    """Totals with the rows that add up to them; memory is of each device that trains."""
 
     peak_memory_bytes: int
     memory: tuple[Row, ...]
+    apart: tuple[Apart, ...]
     disk_bytes: int
     disk: tuple[Row, ...]
     seconds_per_step: float
@@ -84,7 +118,7 @@ class Estimate:
 def estimate(
     student: ModelCard, teachers: Sequence[ModelCard], *, plan: Plan, throughput: Throughput
 ) -> Estimate:
-    """Estimate a run in one process that holds the student and every teacher."""
+    """Estimate a run; of several processes that train, the one that takes most."""
     memory = _memory(student, teachers, plan)
     disk = _disk(student, plan)
     time = _time(len(teachers), plan, throughput)
@@ -92,6 +126,7 @@ def estimate(
     return Estimate(
         peak_memory_bytes=round(sum(row.amount for row in memory)),
         memory=memory,
+        apart=_apart(student, teachers, plan),
         disk_bytes=round(sum(row.amount for row in disk)),
         disk=disk,
         seconds_per_step=seconds_per_step,
@@ -137,26 +172,85 @@ def kv_cache_bytes_per_token(card: ModelCard, dtype: str) -> int:
 
 def _memory(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> tuple[Row, ...]:
     """What is always held, then the larger of sampling and training: they never overlap."""
+    always = _always(student, teachers, plan)
+    sampling, training = _sampling(student, plan), _training(student, teachers, plan)
+    if plan.program_bytes is None:
+        rows = [*always, *max(sampling, training, key=_total)]
+        rows.append(Row("allocator", _UNPOOLED * _total(rows)))
+    else:
+        phases = [
+            [*one, Row("left by the other phase", _left(one, other))]
+            for one, other in ((sampling, training), (training, sampling))
+        ]
+        program = Row("the program itself", plan.program_bytes)
+        rows = [program, *always, *max(phases, key=_total)]
+    return tuple(row for row in rows if row.amount)
+
+
+def _always(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> list[Row]:
+    """The whole student, and this process' share of what is cut among those that train."""
+    trained, count = _trained(student, plan), plan.processes
+    weights = _weights(student, plan.weights_dtype)
+    held = teachers if plan.teachers_here else ()
+    return [
+        Row("student weights", weights),
+        Row("share of the weights in training", weights / count if count > 1 else 0),
+        Row("float32 master weights", trained * _FLOAT32_BYTES / count if plan.fp32_master else 0),
+        Row("optimizer", trained * _ADAM_BYTES / count),
+        Row("teacher weights", sum(_weights(one, plan.teacher_dtype) for one in held)),
+    ]
+
+
+def _sampling(student: ModelCard, plan: Plan) -> list[Row]:
+    """Nothing where a server samples, or nothing is sampled."""
+    if not (plan.sampled and plan.sampler_here):
+        return []
+    cache = _cache_bytes(student, plan)
+    return [
+        Row("KV cache", cache, cache / 2),
+        Row("weights joined for sampling", _joined(student, plan), _table_bytes(student, plan)),
+        Row("sampling logits", 2 * _sampled_at_once(plan) * _logits_row(student)),
+    ]
+
+
+def _training(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> list[Row]:
+    width, count = _DTYPE_BYTES[plan.weights_dtype], plan.processes
     trained = _trained(student, plan)
-    width = _DTYPE_BYTES[plan.weights_dtype]
-    always = [
-        Row("student weights", student.parameters * width),
-        Row("float32 master weights", trained * _FLOAT32_BYTES if plan.fp32_master else 0),
-        Row("optimizer", trained * _ADAM_BYTES),
-        Row("teacher weights", sum(_weights(one, plan.teacher_dtype) for one in teachers)),
-    ]
-    sampling = [
-        Row("KV cache", plan.sampled * _cache_bytes(student, plan)),
-        Row("sampling logits", plan.sampled * 2 * _sampled_at_once(plan) * _logits_row(student)),
-    ]
-    training = [
-        Row("gradients", trained * (_FLOAT32_BYTES if plan.fp32_master else width)),
-        Row("activations", _activation_bytes(student, plan)),
+    gradients = trained * (_FLOAT32_BYTES if plan.fp32_master else width) / count
+    inner = _tokens_at_once(plan) * student.intermediate_size * width
+    tables = _table_bytes(student, plan) * (1 if student.tied_embeddings else 2)
+    return [
+        Row("gradients", gradients, gradients if plan.lora_rank is None else 0),
+        Row("weights gathered for a pass", tables if count > 1 else 0),
+        Row("activations", _activation_bytes(student, plan), inner),
         Row("logits chunk", _logits_chunk_bytes(student, teachers, plan)),
     ]
-    rows = [*always, *max(sampling, training, key=_total)]
-    rows.append(Row("allocator", _UNPOOLED * _total(rows)))
-    return tuple(row for row in rows if row.amount)
+
+
+def _apart(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> tuple[Apart, ...]:
+    """What roles take on devices of their own: weights, and the texts of a step where a server reads them."""
+    found = []
+    if not plan.sampler_here and plan.sampled:
+        rows = (
+            Row("student weights", _weights(student, plan.weights_dtype)),
+            Row("KV cache", _cache_bytes(student, plan)),
+        )
+        found.append(Apart("sample", rows))
+    if not plan.teachers_here:
+        weights = sum(_weights(one, plan.teacher_dtype) for one in teachers)
+        found.append(Apart("teacher", (Row("teacher weights", weights),)))
+    return tuple(found)
+
+
+def _left(phase: Sequence[Row], other: Sequence[Row]) -> float:
+    """What a C library keeps of the other phase beyond what this one takes from it."""
+    return max(0.0, sum(row.kept for row in other) - sum(row.kept for row in phase))
+
+
+def _joined(student: ModelCard, plan: Plan) -> int:
+    """A small decoder is copied for sampling, so that its products take less time."""
+    size = _weights(student, plan.weights_dtype)
+    return size if size <= COPIED_BYTES else 0
 
 
 def _total(rows: Sequence[Row]) -> float:
@@ -177,8 +271,8 @@ def _weights(card: ModelCard, dtype: str) -> int:
 
 
 def _sampled_at_once(plan: Plan) -> int:
-    most = plan.sample_rollouts_at_once
-    return plan.rollouts if most is None else min(plan.rollouts, most)
+    most, mine = plan.sample_rollouts_at_once, -(-plan.rollouts // plan.processes)
+    return mine if most is None else min(mine, most)
 
 
 def _cache_bytes(student: ModelCard, plan: Plan) -> int:
@@ -209,12 +303,23 @@ def _activation_bytes(student: ModelCard, plan: Plan) -> int:
         saved = layer + student.layers * student.hidden_size
     else:
         saved = student.layers * layer
-    tokens = plan.train_rollouts_at_once * (plan.prompt_tokens + plan.response_tokens)
-    return tokens * (saved + 2 * student.hidden_size) * _DTYPE_BYTES[plan.weights_dtype]
+    return (
+        _tokens_at_once(plan) * (saved + 2 * student.hidden_size) * _DTYPE_BYTES[plan.weights_dtype]
+    )
+
+
+def _table_bytes(student: ModelCard, plan: Plan) -> int:
+    """The embedding, which is the largest weight of most models."""
+    return student.padded_vocabulary * student.hidden_size * _DTYPE_BYTES[plan.weights_dtype]
+
+
+def _tokens_at_once(plan: Plan) -> int:
+    """Tokens of one pass."""
+    return plan.train_rollouts_at_once * (plan.prompt_tokens + plan.response_tokens)
 
 
 def _disk(student: ModelCard, plan: Plan) -> tuple[Row, ...]:
-    """What is kept, and the one resume state that is written aside before an old one goes.
+    """What is kept, and what is written last: a state aside before an old one goes, or the output.
 
     States hold every weight, adapters beside them, since an earlier stage may have trained them all.
     """
@@ -223,10 +328,15 @@ def _disk(student: ModelCard, plan: Plan) -> tuple[Row, ...]:
     weights = (student.parameters + adapters) * _DTYPE_BYTES[plan.weights_dtype]
     masters = trained * _FLOAT32_BYTES if plan.fp32_master else 0
     state = weights + masters + trained * _ADAM_BYTES
+    kept = plan.resume_states_kept
+    written = kept + 1 if plan.states_written is None else plan.states_written
     rows = (
-        Row("resume states", (plan.resume_states_kept + 1) * state),
+        Row("resume states", min(kept, written) * state),
+        Row("the state written aside", state)
+        if written > kept
+        else Row("output", _weights(student, plan.weights_dtype)),
         Row("kept weights", plan.weights_kept * weights),
-        Row("output", _weights(student, plan.weights_dtype)),
+        Row("weights for the sampler's server", 0 if plan.sampler_here else weights),
         Row("traces", plan.trace_bytes),
     )
     return tuple(row for row in rows if row.amount)

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.recipe import Recipe, TrainingStage
-from opdcore.estimate import Estimate, Plan, Throughput, assumed_throughput, estimate
+from opdcore.estimate import (
+    CACHE_BYTES,
+    Estimate,
+    Plan,
+    Throughput,
+    assumed_throughput,
+    estimate,
+    kv_cache_bytes_per_token,
+)
 from opdcore.inspection import ModelCard
 from opdcore.logits_chunks import rows_per_chunk
 
@@ -19,6 +27,9 @@ from opdcore.logits_chunks import rows_per_chunk
 # processor, and of a data-centre GPU without tensor cores' short formats.
 SUSTAINED: dict[str, tuple[float, float]] = {"cpu": (4e10, 1e10), "cuda": (2e13, 1e12)}
 BYTES_PER_TRACED_TOKEN = 130
+# A job's process on a CPU after its first pass, without a model, as measured; and what the library of
+# adapters adds to it.
+PROGRAM_BYTES, ADAPTERS_BYTES = 334_000_000, 82_000_000
 # Least time of one layer at one position, whatever its size: starting its kernels.
 SECONDS_PER_LAYER = 0.0005
 # Without an earlier run, a response is taken to be half as long as it may be.
@@ -36,6 +47,10 @@ class Setting:
     shared_vocabulary: int
     kind: str = "cpu"
     longest_prompt: int | None = None  # None: as long as the recipe lets it be
+    scored_by: float | None = None  # teachers of a prompt, in the mean; None: all
+    processes: int = 1  # that train
+    sampler_here: bool = True  # and not behind a server
+    teachers_here: bool = True  # on the devices that train
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +67,8 @@ def forecast(recipe: Recipe, setting: Setting) -> Forecast | None:
     stages = training_stages(recipe)
     if not stages:
         return None
-    found = [_of_stage(stage, setting) for stage in stages]
+    written = sum(-(-stage.steps // stage.checkpoint_steps) for stage in stages)
+    found = [_of_stage(stage, setting, written) for stage in stages]
     estimates, first = [one for one, _ in found], found[0][1]
     return Forecast(
         memory=max(estimates, key=lambda one: one.peak_memory_bytes),
@@ -73,12 +89,14 @@ def answered_tokens(recipe: Recipe) -> float:
     return sum(_tokens(stage) for stage in training_stages(recipe)) + _selection_tokens(recipe)
 
 
-def _of_stage(stage: TrainingStage, setting: Setting) -> tuple[Estimate, Throughput]:
+def _of_stage(stage: TrainingStage, setting: Setting, written: int) -> tuple[Estimate, Throughput]:
+    """`written` is how many states the whole recipe writes."""
     teachers = list(setting.teachers)
-    scored_by = len(teachers) if stage.kind == "distill" else 0
+    every = len(teachers) if setting.scored_by is None else setting.scored_by
+    scored_by = every if stage.kind == "distill" else 0
     if stage.kind != "cold_start" and stage.needs_initial:
         teachers, scored_by = [*teachers, setting.student], scored_by + 1
-    plan = replace(_plan(stage, setting), scored_by=scored_by)
+    plan = replace(_plan(stage, setting), scored_by=scored_by, states_written=written)
     throughput = _throughput((setting.student, teachers), plan, setting.kind)
     return estimate(setting.student, teachers, plan=plan, throughput=throughput), throughput
 
@@ -171,6 +189,8 @@ def _plan(stage: TrainingStage, setting: Setting) -> Plan:
     prompt = min(stage.max_prompt_tokens, setting.longest_prompt or stage.max_prompt_tokens)
     prompts, rollouts = _size(stage)
     sequence = prompt + stage.max_response_tokens
+    mine = -(-prompts * rollouts // setting.processes)
+    cached = kv_cache_bytes_per_token(setting.student, "float32") * sequence
     return Plan(
         prompts_per_step=prompts,
         rollouts_per_prompt=rollouts,
@@ -178,16 +198,23 @@ def _plan(stage: TrainingStage, setting: Setting) -> Plan:
         response_tokens=stage.max_response_tokens,
         expected_response_tokens=_expected_tokens(stage),
         steps=stage.steps,
-        train_rollouts_at_once=min(
-            prompts * rollouts, max(1, stage.micro_batch_tokens // sequence)
-        ),
+        train_rollouts_at_once=min(mine, max(1, stage.micro_batch_tokens // sequence)),
+        sample_rollouts_at_once=max(1, CACHE_BYTES // cached),
         logits_rows_at_once=rows_per_chunk(setting.shared_vocabulary, setting.kind),
         lora_rank=stage.lora_rank if stage.tuning == "lora" else None,
         resume_states_kept=stage.keep_checkpoints,
         weights_kept=0,
         trace_bytes=_trace_bytes(stage),
         sampled=stage.kind != "cold_start",
+        program_bytes=_program_bytes(stage) if setting.kind == "cpu" else None,
+        processes=setting.processes,
+        sampler_here=setting.sampler_here,
+        teachers_here=setting.teachers_here,
     )
+
+
+def _program_bytes(stage: TrainingStage) -> int:
+    return PROGRAM_BYTES + (ADAPTERS_BYTES if stage.tuning == "lora" else 0)
 
 
 def _trace_bytes(stage: TrainingStage) -> int:

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from opdcore.estimate import COPIED_BYTES
 from opdcore.models import kernels
 from opdcore.models.adapters import effective_weight
 from opdcore.models.decoder import Attention, Decoder, Layer, Norm
 from opdcore.models.network import Ids
 
-# A decoder up to this size is copied for decoding: weights that read the same input joined, and all of
-# them transposed, since a product with few rows takes half the time then. A larger one would pay more
-# for the copy, at every call, than it gains.
-COPIED_BYTES = 256 * 2**20
 # The cache grows by doubling, from this many positions of responses.
 FIRST_ROOM = 256
 # Finite, since a score of -inf everywhere would make a softmax of nothing.

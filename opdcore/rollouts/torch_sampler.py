@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from opdcore.estimate import CACHE_BYTES
 from opdcore.models import LoadedModel
 from opdcore.rollouts.draws import draw
 from opdcore.rollouts.rollout import Rollout
 from opdcore.rollouts.sampling import Sampling
 
-# Keys and values of one batch of rows; more rows are sampled in further batches.
-CACHE_BYTES = 4 * 2**30
 # Positions for which numbers are drawn at once.
 DRAWN_AHEAD = 128
 

@@ -73,7 +73,10 @@ def test_cache_holds_keys_and_values_of_every_layer() -> None:
 
 def test_memory_of_training_by_hand() -> None:
     result = estimate(
-        make_card(), [make_card(parameters=3_000_000)], plan=make_plan(), throughput=MEASURED
+        make_card(),
+        [make_card(parameters=3_000_000)],
+        plan=make_plan(sample_rollouts_at_once=1),
+        throughput=MEASURED,
     )
     rows = amounts(result.memory)
     assert rows["student weights"] == 4e6
@@ -91,6 +94,7 @@ def test_memory_peaks_in_sampling_where_the_cache_is_larger() -> None:
     plan = make_plan(prompts_per_step=800)
     rows = amounts(estimate(make_card(), [], plan=plan, throughput=MEASURED).memory)
     assert rows["KV cache"] == 3200 * 150 * 512
+    assert rows["weights joined for sampling"] == 4e6
     assert "gradients" not in rows
 
 
@@ -110,7 +114,7 @@ def test_half_precision_with_master_weights_by_hand() -> None:
 
 
 def test_lora_trains_its_factors_and_stores_them_beside_the_weights() -> None:
-    plan = make_plan(lora_rank=8, sample_rollouts_at_once=1)
+    plan = make_plan(lora_rank=8, sampled=False)
     result = estimate(make_card(), [], plan=plan, throughput=MEASURED)
     # q and o: 64 + 64 each; k and v: 64 + 32 each; gate, up and down: 64 + 128 each.
     trained = 2 * 8 * (2 * 128 + 2 * 96 + 3 * 192)
@@ -118,9 +122,9 @@ def test_lora_trains_its_factors_and_stores_them_beside_the_weights() -> None:
     assert amounts(result.memory)["gradients"] == 4 * trained
     weights = 4 * (1_000_000 + trained)
     assert amounts(result.disk) == {
-        "resume states": 2 * (weights + 8 * trained),
+        "resume states": weights + 8 * trained,
+        "the state written aside": weights + 8 * trained,
         "kept weights": 2 * weights,
-        "output": 4e6,
     }
 
 
@@ -138,12 +142,54 @@ def test_disk_counts_the_state_that_is_written_aside() -> None:
     plan = make_plan(resume_states_kept=1, weights_kept=2, trace_bytes=123)
     result = estimate(make_card(), [], plan=plan, throughput=MEASURED)
     assert amounts(result.disk) == {
-        "resume states": 2 * 12e6,
+        "resume states": 12e6,
+        "the state written aside": 12e6,
         "kept weights": 8e6,
-        "output": 4e6,
         "traces": 123,
     }
-    assert result.disk_bytes == 36_000_123
+    assert result.disk_bytes == 32_000_123
+
+
+def test_the_output_is_last_where_no_state_is_written_aside() -> None:
+    plan = make_plan(resume_states_kept=2, weights_kept=0, states_written=1)
+    result = estimate(make_card(), [], plan=plan, throughput=MEASURED)
+    assert amounts(result.disk) == {"resume states": 12e6, "output": 4e6}
+
+
+def test_a_process_on_a_cpu_holds_its_program_and_what_the_other_phase_left() -> None:
+    plan = make_plan(prompts_per_step=800, train_rollouts_at_once=4, program_bytes=300_000_000)
+    rows = amounts(estimate(make_card(), [], plan=plan, throughput=MEASURED).memory)
+    assert rows["the program itself"] == 300e6
+    # Half the cache is one tensor of 123 MB, which is given back; the logits' tables are kept.
+    assert rows["KV cache"] == 3200 * 150 * 512
+    activations = 4 * 150 * (2 * (4 * 64 + 2 * 64 + 2 * 32 + 3 * 128) + 128) * 4
+    trains = 4e6 + activations + 16 * 640 * 4
+    samples = 4e6 + 2 * 3200 * 640 * 4
+    assert "allocator" not in rows
+    assert rows.get("left by the other phase", 0) == max(0, trains - samples)
+
+
+def test_processes_that_train_share_what_is_cut_and_hold_the_student_whole() -> None:
+    plan = make_plan(processes=4, sampled=False)
+    rows = amounts(estimate(make_card(), [make_card()], plan=plan, throughput=MEASURED).memory)
+    assert rows["student weights"] == 4e6
+    assert rows["share of the weights in training"] == 1e6
+    assert rows["optimizer"] == 2e6
+    assert rows["gradients"] == 1e6
+    assert rows["weights gathered for a pass"] == 640 * 64 * 4
+    assert rows["teacher weights"] == 4e6
+
+
+def test_what_lies_on_devices_of_its_own_is_not_the_trainers() -> None:
+    plan = make_plan(prompts_per_step=800, sampler_here=False, teachers_here=False)
+    result = estimate(make_card(), [make_card()], plan=plan, throughput=MEASURED)
+    rows = amounts(result.memory)
+    assert "KV cache" not in rows
+    assert "teacher weights" not in rows
+    found = {one.role: amounts(one.rows) for one in result.apart}
+    assert found["sample"] == {"student weights": 4e6, "KV cache": 3200 * 150 * 512}
+    assert found["teacher"] == {"teacher weights": 4e6}
+    assert amounts(result.disk)["weights for the sampler's server"] == 4e6
 
 
 def test_time_by_hand() -> None:

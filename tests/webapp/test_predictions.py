@@ -8,8 +8,8 @@ from opdcore.contract.events import metrics
 from tests.webapp.rows import make_run
 from tests.webapp.test_run_launch import form_of, make_card, parts  # noqa: F401 (a fixture)
 from tests.workers.rows import Scribe, make_running
-from webapp.models import Run
-from webapp.services import predictions
+from webapp.models import PairTeacher, Run
+from webapp.services import estimates, predictions
 from webapp.services.predictions import Amount, Prediction
 
 MADE = Prediction(
@@ -39,6 +39,43 @@ def test_a_launch_keeps_the_prediction_that_its_check_shows(browse, member, part
     assert made.peak_memory_bytes == pytest.approx(sum(row.amount for row in made.memory), abs=1)
     assert made.disk_bytes == pytest.approx(sum(row.amount for row in made.disk), abs=1)
     assert f"{made.peak_memory_bytes / 1e6:.0f} MB" in page
+
+
+def test_roles_of_their_own_devices_are_told_apart_and_endpoints_take_nothing(project, parts):  # noqa: F811
+    pair, recipe = parts["pair"], parts["recipe"].contract
+    with_cards(pair)
+    pair = type(pair).objects.get(pk=pair.pk)
+    served = {"kind": "cuda", "served": True}
+    found = {
+        name: estimates.of(pair, recipe, resources=resources).memory
+        for name, resources in {
+            "here": {},
+            "server": {"teacher": served, "sample": served},
+            "endpoint": {"teacher": served | {"endpoint": "ep.1"}},
+        }.items()
+    }
+    labels = {name: {row.label for row in memory.memory} for name, memory in found.items()}
+    assert "teacher weights" in labels["here"]
+    assert "teacher weights" not in labels["server"] | labels["endpoint"]
+    roles = {name: [one.role for one in memory.apart] for name, memory in found.items()}
+    assert roles == {"here": [], "server": ["sample", "teacher"], "endpoint": []}
+
+
+def test_a_teacher_of_some_tags_scores_the_share_of_prompts_that_has_them(project, parts):  # noqa: F811
+    pair, recipe = parts["pair"], parts["recipe"].contract
+    with_cards(pair)
+    second = PairTeacher.objects.create(pair=pair, model=pair.teachers.get().model)
+    second.teaching = second.teaching.model_copy(update={"tags": ("sums",)})
+    second.save()
+    pair = type(pair).objects.get(pk=pair.pk)
+
+    def seconds(tags):
+        found = estimates.of(pair, recipe, tags=tags).memory.time
+        return next(row.amount for row in found if row.label == "teacher scoring")
+
+    both, one = seconds({("sums",): 4}), seconds({(): 4})
+    assert both == pytest.approx(2 * one)
+    assert seconds({("sums",): 1, ("cups",): 3}) == pytest.approx(1.25 * one)
 
 
 def test_a_pair_of_unknown_shapes_is_launched_without_a_prediction(browse, member, parts):  # noqa: F811

@@ -1,13 +1,13 @@
 """What a launch will take, before it is made, beside the device that it is to fit on.
 
 Times rest on an earlier run of the same pair where there is one, else on what such a device usually
-sustains; memory on the models' shapes, corrected by what such a run was measured to take. It knows no form.
+sustains; memory and disk on the models' shapes. It knows no form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opdcore.contract.recipe import Recipe as RecipeDocument
@@ -54,18 +54,25 @@ def of(
     recipe: RecipeDocument,
     *,
     longest_prompt: int | None = None,
+    tags: Mapping[tuple[str, ...], int] | None = None,
     resources: Mapping[str, Any] | None = None,
 ) -> Needs | None:
-    """The needs of a run; None where the models' shapes are not known before the launch."""
+    """The needs of a run; None where the models' shapes are not known before the launch.
+
+    `tags` counts the prompts by their tags, which say which teachers score them.
+    """
     device = _device(resources or {})
     kind = device.kind if device else "cpu"
     setting = _setting(pair, kind=kind, longest_prompt=longest_prompt)
-    found = forecast(recipe, setting) if setting else None
+    if setting is None:
+        return None
+    setting = replace(setting, scored_by=_scored_by(pair, tags or {}), **_places(resources or {}))
+    found = forecast(recipe, setting)
     if found is None:
         return None
     pace = _pace(pair)
     return Needs(
-        memory=found.memory,
+        memory=_without_endpoints(found.memory, resources or {}),
         disk=found.disk,
         seconds=answered_tokens(recipe) * pace.seconds_per_token if pace else found.seconds,
         device=device.name if device else "a processor",
@@ -91,6 +98,36 @@ def _setting(pair: Pair, *, kind: str, longest_prompt: int | None) -> Setting | 
     report = pair.token_map_report
     shared = report["shared_vocabulary"] if report else student.vocabulary
     return Setting(student, teachers, shared, kind=kind, longest_prompt=longest_prompt)
+
+
+def _places(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """How many devices train, and what lies elsewhere; a server's share is never the trainer's own."""
+    asked = parsed(resources)
+    train, sample, teacher = (asked.get(role) for role in ("train", "sample", "teacher"))
+    return {
+        "processes": train.count if train else 1,
+        "sampler_here": not (sample and sample.served),
+        "teachers_here": teacher is None,
+    }
+
+
+def _without_endpoints(memory: Estimate, resources: Mapping[str, Any]) -> Estimate:
+    """What lies at an endpoint takes nothing here."""
+    there = {role for role, need in parsed(resources).items() if need.endpoint}
+    return replace(memory, apart=tuple(one for one in memory.apart if one.role not in there))
+
+
+def _scored_by(pair: Pair, tags: Mapping[tuple[str, ...], int]) -> float | None:
+    """Teachers that score a prompt, in the mean over the prompts; None where these are not known."""
+    wanted = [set(teacher.teaching.tags) for teacher in pair.teachers.all()]
+    prompts = sum(tags.values())
+    if not prompts:
+        return None
+    scores = sum(
+        count * sum(not its or not its.isdisjoint(of) for its in wanted)
+        for of, count in tags.items()
+    )
+    return scores / prompts
 
 
 def _pace(pair: Pair) -> Pace | None:

@@ -53,7 +53,7 @@ def problems(
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
         *serving.problems(pair.project, recipe, resources),
-        *_of_disk(pair, recipe),
+        *_of_disk(pair, recipe, resources),
         *resource_faults(as_job(resources or {}), serving.roles(resources)),
     ]
 
@@ -303,9 +303,11 @@ def _of_experiments(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
             )
 
 
-def _of_disk(pair: Pair, recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+def _of_disk(
+    pair: Pair, recipe: RecipeDocument, resources: Mapping[str, Any] | None
+) -> Iterator[ErrorInfo]:
     """Checkpoints, traces and output lie in the state folder, beside the database."""
-    needs = estimates.of(pair, recipe)
+    needs = estimates.of(pair, recipe, resources=resources)
     needed = (needs.disk_bytes if needs else 0) + SPARE_DISK_BYTES
     free = shutil.disk_usage(settings.STATE_DIR).free
     if free < needed:

@@ -6,6 +6,7 @@ rendered; the job itself checks every prompt that it draws.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -106,12 +107,17 @@ def prompts_with(prompt_set: PromptSet, column: str) -> int:
 
 def tag_sets(prompt_set: PromptSet) -> list[tuple[str, ...]]:
     """The sets of tags that the prompts have, each once."""
-    key = f"tag-sets:{prompt_set.sha256}"
-    found: list[tuple[str, ...]] | None = cache.get(key)
+    return sorted(tag_counts(prompt_set))
+
+
+def tag_counts(prompt_set: PromptSet) -> dict[tuple[str, ...], int]:
+    """How many prompts have each set of tags."""
+    key = f"tag-counts:{prompt_set.sha256}"
+    found: dict[tuple[str, ...], int] | None = cache.get(key)
     if found is None:
         with prompt_sets.open_stored(prompt_set) as stored:
-            each = {tuple(sorted(orjson.loads(line).get("tags") or ())) for line in stored}
-        found = sorted(each)
+            each = (tuple(sorted(orjson.loads(line).get("tags") or ())) for line in stored)
+            found = dict(Counter(each))
         cache.set(key, found, REMEMBERED_SECONDS)
     return found
 

@@ -86,6 +86,7 @@ def review(choice: Choice) -> Review:
             pair,
             document,
             longest_prompt=launch_preview.longest_prompt(pair, choice.train) if readable else None,
+            tags=launch_preview.tag_counts(choice.train) if readable else None,
             resources=choice.resources,
         ),
         sides=launch_preview.examples(pair, choice.train) if readable else [],

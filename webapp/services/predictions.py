@@ -23,11 +23,20 @@ class Amount(Document):
     amount: float = Field(description="In bytes.")
 
 
+class RoleMemory(Document):
+    """What a role takes on devices of its own."""
+
+    role: str = Field(description="sample or teacher.")
+    peak_memory_bytes: int = Field(description="At least.")
+    memory: tuple[Amount, ...] = Field(description="What that memory is for.")
+
+
 class Prediction(Document):
     """An estimate as the launch showed it."""
 
     peak_memory_bytes: int = Field(description="Of each device that trains; of a CPU the process'.")
     memory: tuple[Amount, ...] = Field(description="What that memory is for.")
+    apart: tuple[RoleMemory, ...] = Field((), description="Of roles with devices of their own.")
     disk_bytes: int = Field(description="The most that the run's folder holds.")
     disk: tuple[Amount, ...] = Field(description="What that disk is for.")
     seconds: float = Field(description="From its start to its end.")
@@ -63,6 +72,12 @@ def prediction(needs: Needs) -> Prediction:
     return Prediction(
         peak_memory_bytes=needs.memory.peak_memory_bytes,
         memory=_amounts(needs.memory.memory),
+        apart=tuple(
+            RoleMemory(
+                role=one.role, peak_memory_bytes=one.peak_memory_bytes, memory=_amounts(one.rows)
+            )
+            for one in needs.memory.apart
+        ),
         disk_bytes=needs.disk_bytes,
         disk=_amounts(needs.disk.disk),
         seconds=needs.seconds,

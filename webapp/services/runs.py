@@ -131,8 +131,13 @@ def _predicted(
     pair: Pair, recipe: RecipeDocument, train: PromptSet, wanted: dict[str, Any]
 ) -> dict[str, Any] | None:
     """What the run is taken to need, as the check of the launch shows it."""
-    longest = launch_preview.longest_prompt(pair, train)
-    found = estimates.of(pair, recipe, longest_prompt=longest, resources=wanted)
+    found = estimates.of(
+        pair,
+        recipe,
+        longest_prompt=launch_preview.longest_prompt(pair, train),
+        tags=launch_preview.tag_counts(train),
+        resources=wanted,
+    )
     return prediction(found).model_dump(mode="json") if found else None
 
 
