@@ -21,6 +21,7 @@ _FLOAT32_BYTES = 4
 _ADAM_BYTES = 8  # two float32 moments for each trained parameter
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _UNPOOLED = 0.05  # share of live memory that a GPU's pool cannot hand out again
+_HOLES = 0.2  # share of a phase's memory that a heap cannot use again, as measured (docs/results/needs.json)
 _KEPT_TENSOR_BYTES = 32 << 20  # glibc's largest allocation that its heap serves and keeps
 # A decoder up to this size is copied for sampling: weights that read the same input joined, and all of
 # them transposed, since a product with few rows takes half the time then. A larger one would pay more
@@ -179,7 +180,11 @@ def _memory(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> tu
         rows.append(Row("allocator", _UNPOOLED * _total(rows)))
     else:
         phases = [
-            [*one, Row("left by the other phase", _left(one, other))]
+            [
+                *one,
+                Row("left by the other phase", _left(one, other)),
+                Row("holes in the heap", _HOLES * max(_kept(one), _kept(other))),
+            ]
             for one, other in ((sampling, training), (training, sampling))
         ]
         program = Row("the program itself", plan.program_bytes)
@@ -223,8 +228,23 @@ def _training(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> 
         Row("gradients", gradients, gradients if plan.lora_rank is None else 0),
         Row("weights gathered for a pass", tables if count > 1 else 0),
         Row("activations", _activation_bytes(student, plan), inner),
+        _passing(student, teachers, plan),
         Row("logits chunk", _logits_chunk_bytes(student, teachers, plan)),
     ]
+
+
+def _passing(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> Row:
+    """One layer's tensors that live beside the activations: of a teacher's pass, or of the way back.
+
+    A teacher's layer holds three feed-forward tensors and five of the residual stream (3 F + 5 H); the
+    way back through a student's layer four and two (4 F + 2 H).
+    """
+    tokens, width = _tokens_at_once(plan), _DTYPE_BYTES[plan.weights_dtype]
+    back = 4 * student.intermediate_size + 2 * student.hidden_size
+    held = teachers if plan.teachers_here else ()
+    forth = [3 * one.intermediate_size + 5 * one.hidden_size for one in held]
+    inner = max(one.intermediate_size for one in (student, *held))
+    return Row("one layer's pass", tokens * max(back, *forth, 0) * width, tokens * inner * width)
 
 
 def _apart(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> tuple[Apart, ...]:
@@ -244,7 +264,11 @@ def _apart(student: ModelCard, teachers: Sequence[ModelCard], plan: Plan) -> tup
 
 def _left(phase: Sequence[Row], other: Sequence[Row]) -> float:
     """What a C library keeps of the other phase beyond what this one takes from it."""
-    return max(0.0, sum(row.kept for row in other) - sum(row.kept for row in phase))
+    return max(0.0, _kept(other) - _kept(phase))
+
+
+def _kept(rows: Sequence[Row]) -> float:
+    return sum(row.kept for row in rows)
 
 
 def _joined(student: ModelCard, plan: Plan) -> int:

@@ -85,6 +85,7 @@ def test_memory_of_training_by_hand() -> None:
     assert rows["gradients"] == 4e6
     saved = 4 * 64 + 2 * 64 + 2 * 32 + 3 * 128
     assert rows["activations"] == 2 * 150 * (2 * saved + 128) * 4
+    assert rows["one layer's pass"] == 2 * 150 * (3 * 128 + 5 * 64) * 4
     assert rows["logits chunk"] == 16 * (640 + 640) * 4
     assert "KV cache" not in rows
     assert result.peak_memory_bytes == round(sum(rows.values()))
@@ -163,10 +164,12 @@ def test_a_process_on_a_cpu_holds_its_program_and_what_the_other_phase_left() ->
     # Half the cache is one tensor of 123 MB, which is given back; the logits' tables are kept.
     assert rows["KV cache"] == 3200 * 150 * 512
     activations = 4 * 150 * (2 * (4 * 64 + 2 * 64 + 2 * 32 + 3 * 128) + 128) * 4
-    trains = 4e6 + activations + 16 * 640 * 4
+    passing = 4 * 150 * (4 * 128 + 2 * 64) * 4
+    trains = 4e6 + activations + passing + 16 * 640 * 4
     samples = 4e6 + 2 * 3200 * 640 * 4
     assert "allocator" not in rows
     assert rows.get("left by the other phase", 0) == max(0, trains - samples)
+    assert rows["holes in the heap"] == pytest.approx(0.2 * max(trains, samples))
 
 
 def test_processes_that_train_share_what_is_cut_and_hold_the_student_whole() -> None:

@@ -64,9 +64,8 @@ def test_roles_of_their_own_devices_are_told_apart_and_endpoints_take_nothing(pr
 def test_a_teacher_of_some_tags_scores_the_share_of_prompts_that_has_them(project, parts):  # noqa: F811
     pair, recipe = parts["pair"], parts["recipe"].contract
     with_cards(pair)
-    second = PairTeacher.objects.create(pair=pair, model=pair.teachers.get().model)
-    second.teaching = second.teaching.model_copy(update={"tags": ("sums",)})
-    second.save()
+    model = pair.teachers.get().model
+    PairTeacher.objects.create(pair=pair, model=model, position=1, tags=["sums"])
     pair = type(pair).objects.get(pk=pair.pk)
 
     def seconds(tags):
