@@ -129,7 +129,9 @@ def _score(work: Workspace, asked: _Pass) -> tuple[Scored, TopTokens | None]:
     stage, batch, weights = asked.stage, asked.batch, asked.weights
     student, device, precision = work.trained, work.student.device, stage.precision
     collector = _collector(batch, asked.traced, device)
-    student_hidden = response_hidden(student, batch, side=0, precision=precision)
+    student_hidden = response_hidden(
+        student, batch, side=0, precision=precision, recompute=stage.recomputes(batch.longest)
+    )
     with torch.no_grad():
         own = Side(student_hidden, student.project)
         panel = work.teachers.panel(asked.panel)

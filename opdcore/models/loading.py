@@ -43,9 +43,12 @@ class LoadedModel:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
-        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it."""
-        return self.network.hidden(ids, since)
+    def hidden(self, ids: Tensor, since: int = 0, *, recompute: bool = False) -> Tensor:
+        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it.
+
+        With `recompute` a backward pass computes each layer anew and keeps its input alone.
+        """
+        return self.network.hidden(ids, since, recompute=recompute)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V padded) of hidden states (..., H), soft-capped where the model is."""

@@ -225,6 +225,7 @@ def _plan(
         train_rollouts_at_once=max(1, stage.micro_batch_tokens // sequence),
         logits_rows_at_once=rows_per_chunk(shared, kind),
         lora_rank=stage.lora_rank if stage.tuning == "lora" else None,
+        gradient_checkpointing=stage.recomputes(sequence),
         resume_states_kept=stage.keep_checkpoints,
         weights_kept=0,
         trace_bytes=_trace_bytes(stage),
