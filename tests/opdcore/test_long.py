@@ -107,7 +107,7 @@ def test_layers_that_are_computed_anew_leave_the_same_gradients(kind, tmp_path):
     ids = torch.randint(3, 60, (2, 24), generator=torch.Generator().manual_seed(2))
     calls = []
     layers = next(part for part in loaded.model.modules() if isinstance(part, nn.ModuleList))
-    layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
 
     def gradients(**asked):
         calls.clear()
