@@ -112,8 +112,11 @@ def served_refusal(
     token_selection: str,
     high_entropy_forward_weight: float,
 ) -> str | None:
-    """Why an objective cannot be trained on a teacher behind a server, which tells its own top k alone."""
-    whole = "needs the teacher's whole distribution, of which a server tells its top k"
+    """Why an objective cannot be trained on a teacher that tells its own top k alone.
+
+    So does one behind a server, and one whose scores are kept or replayed.
+    """
+    whole = "needs the teacher's whole distribution, of which its top k alone is told"
     reasons = {
         f"form: full {whole}; choose top_k with support teacher": form == "full",
         f"support: {support} needs the teacher's logprobs of tokens that it does not tell; choose teacher "

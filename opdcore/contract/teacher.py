@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from opdcore.contract.document import Document
 from opdcore.contract.participant import Participant
+from opdcore.contract.scores import Scores
 from opdcore.contract.serving import Served
 
 PROMPT, PRIVILEGED = "{prompt}", "{privileged}"
@@ -85,3 +86,18 @@ class Teacher(Participant, Teaching):
         description="The server that it is behind; its model's folder then gives tokens and templates. "
         "null: it is loaded by the job.",
     )
+    scores: Scores | None = Field(
+        default=None,
+        description="Where its scores are kept or replayed from; null: it is asked for every one, and none "
+        "is kept.",
+    )
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the record stands in for it."""
+        return self.scores is not None and self.scores.mode == "replay"
+
+    @property
+    def tells_top_k(self) -> bool:
+        """Whether only its most probable tokens and the sampled one are known."""
+        return self.served is not None or self.scores is not None
