@@ -115,7 +115,10 @@ class ScoreRecord:
         self.missing(keys)
         known = {key: found for key in set(keys) if (found := self._get(key)) is not None}
         self.counts.found += sum(len(one.ids) for one in known.values())
-        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
+        first: dict[bytes, int] = {}
+        for place, key in enumerate(keys):
+            if key not in known:
+                first.setdefault(key, place)
         if first:
             told = dict(zip(first, ask(list(first.values())), strict=True))
             self.counts.asked += sum(len(one.ids) for one in told.values())

@@ -53,6 +53,13 @@ class Record:
     def name(self) -> str:
         return self.folder.name
 
+    def told(self) -> str:
+        """A line for people."""
+        source = self.teacher["source"]
+        whose = source.get("path") or f"{source['repo']} at {source['revision']}"
+        days = self.unused_seconds / DAY_SECONDS
+        return f"{self.name}  {self.size_bytes / 1e6:.1f} MB  unused for {days:.1f} days  {whose}"
+
     @property
     def card(self) -> ModelCard:
         return ModelCard.model_validate(self.teacher["card"])
