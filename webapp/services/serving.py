@@ -44,17 +44,24 @@ def problems(
                 field="resources",
             )
         if need.served and role == "teacher":
-            yield from _of_teacher(recipe)
+            yield from told_top_k(
+                recipe,
+                whose="has the teacher behind a server",
+                code="served_teacher",
+                field="teacher_served",
+            )
 
 
-def _of_teacher(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
+def told_top_k(recipe: RecipeDocument, *, whose: str, code: str, field: str) -> Iterator[ErrorInfo]:
+    """What a recipe cannot do with a teacher that tells its top k alone."""
     for index, stage in enumerate(recipe.stages):
         if stage.kind == "diagnose":
             yield ErrorInfo(
-                code="diagnose.served_teacher",
+                code=f"diagnose.{code}",
                 message=f"Stage {index + 1} diagnoses, which compares whole distributions.",
-                remedy="Have the teacher loaded by the job, or choose a recipe without diagnose.",
-                field="teacher_served",
+                remedy="Have the teacher loaded by the job without keeping its scores, or choose a recipe "
+                "without diagnose.",
+                field=field,
             )
         if stage.kind != "distill":
             continue
@@ -69,10 +76,10 @@ def _of_teacher(recipe: RecipeDocument) -> Iterator[ErrorInfo]:
         if reason is not None:
             what, _, remedy = reason.replace(": ", " ", 1).partition("; ")
             yield ErrorInfo(
-                code="recipe.served_teacher",
-                message=f"Stage {index + 1} has the teacher behind a server, and {what}.",
+                code=f"recipe.{code}",
+                message=f"Stage {index + 1} {whose}, and {what}.",
                 remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
-                field="teacher_served",
+                field=field,
             )
 
 
