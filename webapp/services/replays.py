@@ -8,6 +8,7 @@ from __future__ import annotations
 from django.db import transaction
 
 from webapp.models import Run, User
+from webapp.permissions import require
 from webapp.services import runs, scores
 from webapp.services.asked_parts import AskedParts
 
@@ -18,6 +19,7 @@ def replay(run: Run, *, actor: User, name: str = "") -> Run:
 
     It goes to the worker that has the record. Raises BadInput where the run has left none.
     """
+    require(actor, "launch", run.project)
     child = runs.launch(
         actor=actor,
         project=run.project,
