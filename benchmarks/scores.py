@@ -1,6 +1,7 @@
 """What keeping a teacher's scores costs, and what a record saves: steps and bytes on the laboratory's pair.
 
-A round is four runs of one seed: the teacher alone, its scores kept, the same again with all of them found,
+Whoever tells the top k alone is completed to a distribution, which every mode but the first pays for, as for
+a teacher behind a server. A round is four runs of one seed: the teacher alone, its scores kept, the same again with all of them found,
 and the replay without it. It knows the contract's documents and the engine's door.
 """
 
@@ -9,16 +10,21 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 import opdcore
 from benchmarks.records import Row, Rows
 from opdcore.contract.job import Job
 from opdcore.files import hash_file
 from opdcore.lab import record
+from opdcore.score_record import KEY_BYTES, ScoreRecord
+from opdcore.serving.requests import Known
 
 ROUNDS = 5
 STEPS = 24
@@ -26,6 +32,8 @@ STEPS = 24
 SKIPPED = 4
 K = 16
 LAB = record.shipped("sums")
+# As many texts as 16 steps of the laboratory have.
+REPEATS, TEXTS, TEXT_TOKENS = 7, 1024, 44
 MODES = ("teacher alone", "kept", "found", "replayed")
 OUTPUT = "output/model.safetensors"
 
@@ -36,6 +44,35 @@ def steps() -> list[Row]:
         # What a process does first it does slowly; nobody's row shall pay for it.
         _ran(Path(folder), -1, MODES[0])
         return [row for number in range(ROUNDS) for row in _round(Path(folder), number)]
+
+
+def disk() -> list[Row]:
+    """The record by itself: a step's texts appended, and found by another reader."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [_on_disk(Path(folder) / str(number)) for number in range(REPEATS)]
+
+
+def _on_disk(folder: Path) -> Row:
+    rng = np.random.default_rng(0)
+    shape = (TEXT_TOKENS, K + 1)
+    told = [
+        Known(rng.integers(0, 1 << 17, shape), rng.normal(size=shape).astype(np.float32))
+        for _ in range(TEXTS)
+    ]
+    keys = [number.to_bytes(KEY_BYTES, "little") for number in range(TEXTS)]
+    writer, began = ScoreRecord(folder, room=1 << 30), time.perf_counter()
+    writer.recall(keys, lambda _: told)
+    kept = time.perf_counter()
+    reader = ScoreRecord(folder)
+    opened = time.perf_counter()
+    reader.recall(keys, lambda _: [])
+    found = time.perf_counter()
+    tokens = TEXTS * TEXT_TOKENS / 1000
+    return {
+        "keep_milliseconds_per_1000_tokens": round(1000 * (kept - began) / tokens, 3),
+        "open_milliseconds_per_1000_tokens": round(1000 * (opened - kept) / tokens, 3),
+        "find_milliseconds_per_1000_tokens": round(1000 * (found - opened) / tokens, 3),
+    }
 
 
 def _round(folder: Path, number: int) -> Iterator[Row]:
@@ -116,6 +153,12 @@ def summarise(rows: Rows) -> dict[str, Any]:
             )
             for mode in MODES[1:]
         },
+        "record_milliseconds_per_1000_tokens": {
+            what: _median(
+                [row[f"{what}_milliseconds_per_1000_tokens"] for row in rows.get("disk", ())], 3
+            )
+            for what in ("keep", "open", "find")
+        },
         "bytes_a_token": _median([row["size_bytes"] / row["tokens"] for row in kept], 1),
         "tokens_asked_when_found": sum(one["found"]["asked_tokens"] for one in whole),
         "replays_with_equal_weights": sum(
@@ -128,4 +171,4 @@ def _median(values: list[float], digits: int) -> float | None:
     return round(median(values), digits) if values else None
 
 
-PARTS = {"steps": steps}
+PARTS = {"steps": steps, "disk": disk}
