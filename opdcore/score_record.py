@@ -164,7 +164,7 @@ class ScoreRecord:
             self._notices.append(
                 f"The folder of teachers' scores is full: {self.folder.parent}. The run goes on and keeps no "
                 "more of them, so that it cannot be replayed without its teacher. Free old records there, or "
-                "raise most_bytes."
+                "raise most_bytes; 1 GiB of the disk stays free."
             )
 
     def _get(self, key: bytes) -> Known | None:

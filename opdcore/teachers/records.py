@@ -38,6 +38,8 @@ MODEL = "model"
 RESPONSES = "responses"
 _RENDERING_FILES = ("*.json", "*.jinja", "*.txt")
 DAY_SECONDS = 86_400
+# Left free for checkpoints and everything else.
+SPARE_DISK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,9 @@ def keep(
         if not (folder / TEACHER).exists():
             _write(folder, model, told)
     (folder / TEACHER).touch()
-    room = scores.most_bytes - sum(one.size_bytes for one in every(Path(scores.folder)))
     return RecordedModel(
         teacher=model,
-        record=ScoreRecord(folder, room=max(0, room), run=job.run_id),
+        record=ScoreRecord(folder, room=_room(scores), run=job.run_id),
         responses=_responses(folder, scores),
         renderer=model.renderer,
         card=model.card,
@@ -130,6 +131,13 @@ def free(folder: Path, *, unused_days: float) -> list[Record]:
         (record.folder / TEACHER).unlink()
         shutil.rmtree(record.folder)
     return old
+
+
+def _room(scores: Scores) -> int:
+    """Bytes that may still be added: of the folder's bound, and of a disk that the run itself needs too."""
+    folder = Path(scores.folder)
+    left = scores.most_bytes - sum(one.size_bytes for one in every(folder))
+    return max(0, min(left, shutil.disk_usage(folder).free - SPARE_DISK_BYTES))
 
 
 def _told(model: LoadedModel | ServedModel, said: Teacher) -> dict[str, Any]:

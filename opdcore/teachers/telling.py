@@ -63,6 +63,6 @@ def _told(
     for start in range(0, len(hidden), rows):
         logits = model.project(hidden[start : start + rows])[..., :vocabulary].float()
         ids = torch.cat([top_k_ids(logits, k), sampled[start : start + rows, None]], dim=1)
-        parts.append((ids, logits.log_softmax(-1).gather(1, ids)))
+        parts.append((ids, logits.gather(1, ids) - logits.logsumexp(-1, keepdim=True)))
     every_ids, every_logprobs = zip(*parts, strict=True)
     return torch.cat(every_ids), torch.cat(every_logprobs)
