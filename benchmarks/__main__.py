@@ -14,6 +14,7 @@ from benchmarks import (
     objectives,
     records,
     rescue,
+    scores,
     teachers,
 )
 
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "rescue": rescue,
     "teachers": teachers,
     "engine-matrix": matrix,
+    "teacher-scores": scores,
 }
 
 

@@ -72,6 +72,8 @@ def back_propagate(
     """
     cut_up = work.batches(rows, rollouts, tokens=stage.micro_batch_tokens)
     batches = [batch for _, batch in cut_up]
+    for panel, batch in cut_up:
+        panel.refuse_unkept(batch, scoring_of(stage, work))
     masked = _masked_ids(stage, work.student)
     weights = [_weights(batch, masked, horizon or Horizon(stage)) for batch in batches]
     pairs = list(zip(batches, weights, strict=True))

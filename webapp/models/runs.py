@@ -54,6 +54,7 @@ class Run(Owned):
         RESUME = "resume", "Resume"
         RESCUE = "rescue", "Rescue"
         CONTROL = "control", "Control"
+        REPLAY = "replay", "Replay"
 
     name = models.CharField(max_length=120)
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
