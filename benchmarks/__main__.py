@@ -9,6 +9,7 @@ from benchmarks import (
     diagnosis,
     engine,
     gpu,
+    long,
     main_job,
     matrix,
     objectives,
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "teachers": teachers,
     "engine-matrix": matrix,
     "teacher-scores": scores,
+    "long-responses": long,
 }
 
 
