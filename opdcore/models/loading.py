@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from opdcore import hub
 from opdcore.contract.errors import BadInput
 from opdcore.contract.participant import HubModel, LocalModel, Participant
 from opdcore.inspection import ModelCard, inspect
 from opdcore.models import decoder_network
 from opdcore.models.network import Decoding, Ids, Network
 from opdcore.rendering import Renderer
-
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 
 
 @dataclass(frozen=True)
@@ -87,25 +86,7 @@ def resolve(source: LocalModel | HubModel, *, field: str) -> Path:
     """The local folder of a model, downloaded from the hub where it must be."""
     if source.kind == "local":
         return Path(source.path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    try:
-        return Path(
-            snapshot_download(source.repo, revision=source.revision, allow_patterns=HUB_FILES)
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BadInput(
-            "model.unreachable",
-            f"{source.repo} at {source.revision} could not be fetched: {type(error).__name__}.",
-            remedy="Check the id, the revision, HF_TOKEN for gated models and the network, or "
-            "register a local directory.",
-            field=field,
-        ) from error
+    return hub.find(source) or hub.download(source, told=lambda *_: None, field=field).folder
 
 
 def _network(folder: Path, device: torch.device, field: str) -> Network:

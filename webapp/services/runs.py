@@ -118,6 +118,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         relation=relation,
         resources=wanted,
         teacher_server=serving.teacher_server(pair, wanted, document),
+        downloads=_names_hub(pair, asked.writer),
         steps_total=sum(document.steps_by_stage),
         snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
         | {
@@ -390,6 +391,12 @@ def _frozen_family(family: Family) -> dict[str, Any]:
         "name": family.name,
         "calibration": family.document if family.has_controls else None,
     }
+
+
+def _names_hub(pair: Pair, writer: RegisteredModel | None) -> bool:
+    """Whether a model is fetched before the run starts."""
+    models = [pair.student, *(one.model for one in pair.teachers.all()), writer]
+    return any(one.source_kind == RegisteredModel.Source.HUB for one in models if one)
 
 
 def _side(model: RegisteredModel, rendering: dict[str, Any], **knobs: object) -> dict[str, Any]:
