@@ -12,6 +12,7 @@ from benchmarks import (
     long,
     main_job,
     matrix,
+    needs,
     objectives,
     records,
     rescue,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "engine-matrix": matrix,
     "teacher-scores": scores,
     "long-responses": long,
+    "needs": needs,
 }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import resource
+import sys
+from pathlib import Path
 
 import torch
 
 from opdcore.contract.errors import BadInput
 
+STATUS = Path("/proc/self/status")
 # How torch's CPU allocator says it, in a plain RuntimeError.
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
@@ -19,10 +23,18 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Highest memory so far: of the GPU's allocator, or of the whole process on a CPU."""
+    """Highest memory so far: of the GPU's allocator, or of the whole process on a CPU.
+
+    Linux's own figure of a process starts at that of whoever started it, so its status is read instead.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if STATUS.exists():
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
 
 
 def describe(device: torch.device) -> str:

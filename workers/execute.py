@@ -31,6 +31,7 @@ from workers import ending, job_folder, job_secrets, leases
 from workers.bell import BELL
 from workers.broker import socket_path, wait_until
 from workers.ending import Death, Ending
+from workers.footprint import Footprint
 from workers.leases import Claim
 from workers.publisher import Publisher
 from workers.recorder import Recorder
@@ -92,6 +93,7 @@ class _Execution:
         self._signalled_at: float | None = None
         self._renewed_at = time.monotonic()
         self._memory_kills = ending.memory_kills()
+        self._footprint = Footprint(self.folder)
 
     def run(self) -> Ending:
         job = job_folder.prepare(self.claimed)
@@ -162,10 +164,16 @@ class _Execution:
             self.recorder.fenced.set()
             return
         self.cancel_requested = found["cancel_requested_at"] is not None
+        self._keep_disk()
         if time.monotonic() - self._renewed_at > leases.RENEW_SECONDS:
             if not leases.renew(self.claimed):
                 self.recorder.fenced.set()
             self._renewed_at = time.monotonic()
+
+    def _keep_disk(self, *, at_once: bool = False) -> None:
+        """Notes the most that the run's folder has held."""
+        if (grown := self._footprint.grown(at_once=at_once)) is not None:
+            recording.keep_disk(self.claimed.run.pk, self.claimed.attempt, grown)
 
     def _stop_if_due(self, child: Child) -> None:
         """SIGTERM to the job's group when somebody wants it to stop; SIGKILL after the grace."""
@@ -190,6 +198,7 @@ class _Execution:
         # A signal that lies a moment in the past and a wish that came with it belong together.
         with suppress(OperationalError, InterfaceError):
             self._look()
+            self._keep_disk(at_once=True)
         self.recorder.flush()
         said = self.recorder.finished
         self.redaction.clean_file(self.log)

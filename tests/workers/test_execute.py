@@ -20,6 +20,7 @@ from workers import job_folder, leases
 from workers.broker import wait_until
 from workers.ending import Ending
 from workers.execute import execute
+from workers.footprint import size_of
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("emitting")]
 
@@ -60,6 +61,8 @@ def test_outputs_and_traces_are_published(host):
 
     stored = Artifact.objects.get(run=run, key="output/model.safetensors")
     assert storages["artifacts"].open(stored.storage_key).read() == b"weights"
+    # The prompts, the job, its log and the trace lie there too.
+    assert run.disk_bytes == size_of(job_folder.folder(run)) > 13
 
 
 def test_a_killed_job_fails_with_a_remedy_and_can_be_resumed(host):

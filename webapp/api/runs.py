@@ -20,6 +20,7 @@ from webapp.models import Artifact, ModelEndpoint, Pair, PromptSet, Recipe, Regi
 from webapp.models.runs import RunQuerySet
 from webapp.services import live, replays, run_files, run_list, runs, scores, series
 from webapp.services.asked_parts import AskedParts
+from webapp.services.predictions import Prediction
 from webapp.services.resources import DeviceNeed
 from webapp.views import downloads
 
@@ -91,6 +92,9 @@ class RunReply(RunRow):
     resources: dict[str, Any]
     notes: str
     progress: dict[str, Any] | None
+    predicted: Prediction | None = Field(description="What it was taken to need at the launch.")
+    peak_memory_bytes: int | None = Field(description="The most that it took, as measured.")
+    disk_bytes: int | None = Field(description="The most that its folder held, as measured.")
     snapshot: dict[str, Any] = Field(description="Pair, prompt sets, recipe and code as launched.")
 
 

@@ -28,7 +28,12 @@ class RunQuerySet(OwnedQuerySet["Run"]):
     def listed(self) -> Self:
         """What a row of the run list needs: no snapshot, no notes, names joined."""
         return self.select_related("pair", "recipe", "created_by").defer(
-            "snapshot", "notes", "resources", "recipe__document", "pair__token_map_report"
+            "snapshot",
+            "notes",
+            "resources",
+            "predicted",
+            "recipe__document",
+            "pair__token_map_report",
         )
 
 
@@ -126,6 +131,10 @@ class Run(Owned):
     device_seconds = models.FloatField(default=0)
     student_tokens = models.PositiveBigIntegerField(default=0)
     teacher_tokens = models.PositiveBigIntegerField(default=0)
+    # What the launch was taken to need, beside the most that was measured since.
+    predicted = models.JSONField(null=True, blank=True)
+    peak_memory_bytes = models.PositiveBigIntegerField(null=True, blank=True)
+    disk_bytes = models.PositiveBigIntegerField(null=True, blank=True)
 
     objects = RunQuerySet.as_manager()
 

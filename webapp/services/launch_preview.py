@@ -73,6 +73,12 @@ def lengths(pair: Pair, prompt_set: PromptSet, *, most_tokens: int) -> Lengths |
     return Lengths(max(counts), too_long, len(counts))
 
 
+def longest_prompt(pair: Pair, prompt_set: PromptSet) -> int | None:
+    """In the student's tokens; None where its tokenizer is not at hand."""
+    found = lengths(pair, prompt_set, most_tokens=0)
+    return found.longest if found else None
+
+
 def shared_prompts(train: PromptSet, held_out: PromptSet) -> int:
     """How many held-out prompts are also in the train set, word for word."""
     if train.sha256 == held_out.sha256:

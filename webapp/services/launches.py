@@ -96,7 +96,12 @@ def review(choice: Choice) -> Review:
     return Review(
         problems=problems,
         warnings=warned,
-        needs=estimates.of(pair, document, longest_prompt=_longest(choice) if readable else None),
+        needs=estimates.of(
+            pair,
+            document,
+            longest_prompt=launch_preview.longest_prompt(pair, choice.train) if readable else None,
+            resources=choice.resources,
+        ),
         sides=launch_preview.examples(pair, choice.train) if readable else [],
         scores_bytes=scores.disk_bytes(document) if choice.keep_scores else None,
         queue_length=estimates.queue_length(),
@@ -139,11 +144,6 @@ def _recipe(choice: Choice, project: Project, actor: User) -> Recipe:
     name = f"{choice.recipe.name}, adjusted" if choice.recipe.is_preset else choice.recipe.name
     document = choice.turned.model_copy(update={"name": name[:120]})
     return recipes.save_if_changed(document, project=project, actor=actor)
-
-
-def _longest(choice: Choice) -> int | None:
-    found = launch_preview.lengths(choice.pair, choice.train, most_tokens=0)
-    return found.longest if found else None
 
 
 def _body(choice: Choice) -> str | None:

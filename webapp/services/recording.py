@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Coalesce, Greatest
 
 from opdcore.contract import events as contract
 from opdcore.contract.errors import StillroomError
@@ -66,6 +67,12 @@ def record(author: Author, lines: Sequence[Line]) -> int:
         if run.last_seq - run.compacted_seq > series.TAIL_EVENTS:
             series.compact(run.pk, through=run.last_seq)
     return run.last_seq
+
+
+def keep_disk(run_id: int, attempt: int, size_bytes: int) -> None:
+    """The most that the run's folder has held, as the worker of its present attempt saw it."""
+    mine = Run.objects.filter(pk=run_id, attempt=attempt, status=Run.Status.RUNNING)
+    mine.update(disk_bytes=highest("disk_bytes", size_bytes))
 
 
 def _payload_text(raw: bytes) -> str:
@@ -134,6 +141,7 @@ def _insert(run: Run, lines: Sequence[Line], author: Author) -> None:
     _keep(run.pk, [line.event for line in lines])
     columns = _taken_back(run, first) if first.attempt > 1 else {}
     columns |= _headlines(lines, author.steps_by_stage) | _tokens(lines, author.teachers)
+    columns |= _peak_memory(lines)
     Run.objects.filter(pk=run.pk).update(last_seq=run.last_seq, **columns)
 
 
@@ -223,6 +231,22 @@ def _tokens(lines: Sequence[Line], teachers: int) -> dict[str, Any]:
         "student_tokens": F("student_tokens") + student,
         "teacher_tokens": F("teacher_tokens") + teacher,
     }
+
+
+def _peak_memory(lines: Sequence[Line]) -> dict[str, Any]:
+    """The run's highest memory, over all attempts."""
+    told = [
+        line.event.payload.values.get("peak_memory_bytes")
+        for line in lines
+        if line.event.kind == "metrics"
+    ]
+    found = [int(value) for value in told if value is not None]
+    return {"peak_memory_bytes": highest("peak_memory_bytes", max(found))} if found else {}
+
+
+def highest(column: str, value: int) -> Greatest:
+    """The larger of what the column holds, which may be nothing yet, and a value."""
+    return Greatest(Coalesce(F(column), 0), value)
 
 
 def _defined(values: dict[str, float | None], columns: dict[str, str]) -> dict[str, float]:

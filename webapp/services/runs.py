@@ -25,6 +25,7 @@ from opdcore.contract.job import (
     Resource,
     StartCheckpoint,
 )
+from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.celery import app
 from webapp.models import (
     Comment,
@@ -40,8 +41,9 @@ from webapp.models import (
 )
 from webapp.models.ownership import Owned
 from webapp.permissions import Action, require
-from webapp.services import audit, launch_checks, scores, serving
+from webapp.services import audit, estimates, launch_checks, launch_preview, scores, serving
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
+from webapp.services.predictions import prediction
 from webapp.services.resources import as_job, as_stored
 from webapp.version import code_version
 
@@ -120,6 +122,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         teacher_server=serving.teacher_server(pair, wanted, document),
         downloads=_names_hub(pair, asked.writer),
         steps_total=sum(document.steps_by_stage),
+        predicted=_predicted(pair, document, train, wanted),
         snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
         | {
             "start": start,
@@ -132,6 +135,15 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     audit.record(actor, "launch", project=project, about=run, detail=detail)
     transaction.on_commit(wake)
     return run
+
+
+def _predicted(
+    pair: Pair, recipe: RecipeDocument, train: PromptSet, wanted: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What the run is taken to need, as the check of the launch shows it."""
+    longest = launch_preview.longest_prompt(pair, train)
+    found = estimates.of(pair, recipe, longest_prompt=longest, resources=wanted)
+    return prediction(found).model_dump(mode="json") if found else None
 
 
 def wake() -> None:
