@@ -9,12 +9,14 @@ from benchmarks import (
     diagnosis,
     engine,
     gpu,
+    long,
     main_job,
     matrix,
     needs,
     objectives,
     records,
     rescue,
+    scores,
     teachers,
 )
 
@@ -28,6 +30,8 @@ BENCHMARKS = {
     "rescue": rescue,
     "teachers": teachers,
     "engine-matrix": matrix,
+    "teacher-scores": scores,
+    "long-responses": long,
     "needs": needs,
 }
 

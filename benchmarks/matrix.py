@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import opdcore
-from benchmarks.records import Row, Rows
+from benchmarks.records import ROOT, Row, Rows
 from opdcore.contract.errors import StillroomError
 from opdcore.contract.job import Job
 from opdcore.lab import record
@@ -50,6 +52,9 @@ def _local(folder: Path, **said: Any) -> Document:  # noqa: ANN401 - a document'
     return {"model": {"kind": "local", "path": str(folder)}, **said}
 
 
+# Only vLLM's second model runner tells it, which a CPU has by interpreting its kernels.
+MORE = "server that tells the student's top k"
+SECOND_RUNNER = ROOT / "tests" / "vllm" / "second_runner"
 TEACHERS: dict[str, tuple[Document, ...]] = {
     "one": (_local(TEACHER),),
     "two by tag": (_local(TEACHER, tags=["new-skill"]), _local(STUDENT, tags=["known"])),
@@ -58,6 +63,7 @@ TEACHERS: dict[str, tuple[Document, ...]] = {
     "itself under a rule, average": (_local(STUDENT, privileged=RULE, follows="average"),),
     "itself under a rule, live": (_local(STUDENT, privileged=RULE, follows="student"),),
     "server": (_local(TEACHER, served={}),),
+    MORE: (_local(TEACHER, served={"student_top_k": True}),),
 }
 
 
@@ -73,13 +79,15 @@ class Cell:
     @property
     def is_served(self) -> bool:
         """Whether it needs a server."""
-        return "server" in (self.teacher, self.sampler)
+        return "server" in (self.teacher, self.sampler) or self.teacher == MORE
 
     @property
     def refusal(self) -> str | None:
         """The code with which it is refused, by the documentation; None where it is sound."""
         untold = {"top k of the student", "full vocabulary"}
-        if self.teacher == "server" and self.objective in untold:
+        if self.teacher == MORE:
+            untold -= {"top k of the student"}
+        if self.teacher in ("server", MORE) and self.objective in untold:
             return "recipe.served_teacher"
         if self.teacher == "itself under a rule, average" and self.tuning == "lora":
             return "teachers.average_of_adapters"
@@ -106,9 +114,10 @@ def cells() -> Iterator[Cell]:
 
 def job(cell: Cell, endpoints: Endpoints) -> Job:
     """The cell as a job of two steps."""
-    served = {"endpoint": endpoints.teacher}
     teachers = [
-        one | ({"served": served} if "served" in one else {}) for one in TEACHERS[cell.teacher]
+        one
+        | ({"served": one["served"] | {"endpoint": endpoints.teacher}} if "served" in one else {})
+        for one in TEACHERS[cell.teacher]
     ]
     stage = {
         "kind": "distill", "steps": STEPS, "prompts_per_step": 8, "rollouts_per_prompt": 1, "k": 8,
@@ -145,22 +154,39 @@ def tried(cell: Cell, endpoints: Endpoints) -> Row:
 
 
 def measured() -> list[Row]:
-    """All cells, those behind servers on two that are shared."""
-    with _servers() as endpoints:
+    """All cells but those of the next part, those behind servers on two that are shared."""
+    return _measured([cell for cell in cells() if cell.teacher != MORE])
+
+
+def measured_more() -> list[Row]:
+    """Those whose teacher tells the student's top k."""
+    told = {"PYTHONPATH": str(SECOND_RUNNER), "VLLM_USE_V2_MODEL_RUNNER": "1"}
+    with patch.dict(os.environ, told):
+        return _measured([cell for cell in cells() if cell.teacher == MORE])
+
+
+def _measured(asked: list[Cell]) -> list[Row]:
+    more = any(cell.teacher == MORE for cell in asked)
+    with _servers(student_top_k=more) as endpoints:
         rows = []
-        for cell in cells():
+        for cell in asked:
             rows.append(tried(cell, endpoints))
             print(json.dumps(rows[-1]), flush=True)
         return rows
 
 
 @contextmanager
-def _servers() -> Iterator[Endpoints]:
+def _servers(*, student_top_k: bool) -> Iterator[Endpoints]:
     with tempfile.TemporaryDirectory() as home, ExitStack() as stack:
         found = {}
         for name, folder in (("teacher", TEACHER), ("student", STUDENT)):
             wide = widening.widen_folder(folder, Path(home) / name)
-            serving = Serving(wide, longest=256, takes_weights=name == "student")
+            serving = Serving(
+                wide,
+                longest=256,
+                takes_weights=name == "student",
+                student_top_k=student_top_k and name == "teacher",
+            )
             found[name] = stack.enter_context(Server(serving, Path(home) / f"{name}.log"))
         for server in found.values():
             for _ in server.readying():
@@ -171,7 +197,7 @@ def _servers() -> Iterator[Endpoints]:
 
 def summarise(rows: Rows) -> dict[str, Any]:
     """How many cells ran, were refused as documented, and were not as documented."""
-    found = rows.get("cells", ())
+    found = [row for part in rows.values() for row in part]
     as_told = [
         row for row in found
         if row["refused"] == Cell(*(row[k] for k in ("objective", "teacher", "sampler", "tuning"))).refusal
@@ -190,4 +216,4 @@ def summarise(rows: Rows) -> dict[str, Any]:
     }
 
 
-PARTS = {"cells": measured}
+PARTS = {"cells": measured, "student-top-k": measured_more}

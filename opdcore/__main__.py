@@ -75,6 +75,21 @@ def _parser() -> argparse.ArgumentParser:
 
     diagnosis.add_to(commands)
 
+    scores = commands.add_parser("scores", help="records of teachers' scores: list and free them")
+    scores.add_argument("folder", type=Path, metavar="DIR", help="the folder of the records")
+    scores.add_argument(
+        "--free-unused-days",
+        type=float,
+        metavar="DAYS",
+        help="remove the records that no run has opened for so long; do it while none runs",
+    )
+    scores.set_defaults(command=_scores)
+
+    download = commands.add_parser("download", help="fetch models of the hub, without a device")
+    download.add_argument("models", nargs="+", metavar="REPO@REVISION")
+    download.add_argument("--status", type=Path, required=True, help="file that says how far it is")
+    download.set_defaults(command=_download)
+
     recipe = commands.add_parser("recipe", help="work with recipes")
     recipe_commands = recipe.add_subparsers(required=True, metavar="COMMAND")
     validate = recipe_commands.add_parser("validate", help="check a recipe (YAML or JSON)")
@@ -126,6 +141,45 @@ def _lab_build(arguments: argparse.Namespace) -> int:
         told = f"{progress.what}: {progress.done} of {progress.total} {progress.unit}"
         print(told, end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr)
     print(arguments.directory)
+    return 0
+
+
+def _scores(arguments: argparse.Namespace) -> int:
+    from opdcore.teachers import records
+
+    days = arguments.free_unused_days
+    if days is not None:
+        for record in records.free(arguments.folder, unused_days=days):
+            print(f"freed {record.told()}")
+    for record in records.every(arguments.folder):
+        print(record.told())
+    return 0
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from opdcore import hub
+    from opdcore.contract.participant import HubModel
+
+    def write(**told: object) -> None:
+        aside = arguments.status.with_suffix(".part")
+        aside.write_text(json.dumps(told), encoding="utf-8")
+        aside.rename(arguments.status)
+
+    commits = {}
+    for name in arguments.models:
+        repo, _, revision = name.rpartition("@")
+        try:
+            model = HubModel(repo=repo, revision=revision)
+            here = hub.download(
+                model,
+                told=lambda done, total: write(what=repo, done=done, total=total),  # noqa: B023
+                field="model",
+            )
+        except StillroomError as error:
+            write(error=error.info.model_dump(mode="json"))
+            raise
+        commits[name] = here.commit
+    write(commits=commits)
     return 0
 
 

@@ -36,6 +36,11 @@ class Batch:
     columns: tuple[Tensor, ...]  # by side: (N,) index into B * (T - since) that predicts each
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest text that the student reads."""
+        return self.ids[0].shape[1]
+
+    @property
     def size(self) -> int:
         """Tokens that the models read, padding included."""
         return sum(ids.numel() for ids in self.ids)
@@ -108,15 +113,22 @@ def spans(batches: Sequence[Batch]) -> dict[int, slice]:
 
 
 def response_hidden(
-    model: LoadedModel, batch: Batch, *, side: int, precision: Precision = "float32"
+    model: LoadedModel,
+    batch: Batch,
+    *,
+    side: int,
+    precision: Precision = "float32",
+    recompute: bool = False,
 ) -> Tensor:
     """Hidden states (N, H), float32, from which each response token of the batch is predicted.
 
-    Padding is on the right, where no valid position can see it, so that no mask is needed.
+    Padding is on the right, where no valid position can see it, so that no mask is needed. With
+    `recompute` a backward pass computes each layer anew.
     """
     lower = precision != "float32"
+    ids, since = batch.ids[side].to(model.device), batch.since[side]
     with torch.autocast(model.device.type, getattr(torch, precision), enabled=lower):
-        hidden = model.hidden(batch.ids[side].to(model.device), batch.since[side]).float()
+        hidden = model.hidden(ids, since, recompute=recompute).float()
     return hidden.reshape(-1, hidden.shape[-1])[batch.columns[side].to(model.device)]
 
 

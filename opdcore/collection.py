@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from opdcore import response_cache
 from opdcore.contract.cold_start import ColdStartStage
 from opdcore.contract.events import Progress
 from opdcore.evaluation import grade
@@ -25,7 +26,7 @@ from opdcore.rendering import Renderer
 from opdcore.response_cache import ResponseCache
 from opdcore.rollouts import Rollout, Sampling
 from opdcore.rollouts.rollout import repeats
-from opdcore.serving.model import ServedModel
+from opdcore.teachers import AnyModel
 from opdcore.workspace import Workspace
 
 FOLDER = "responses"
@@ -116,15 +117,16 @@ class _Author:
         self,
         stage: ColdStartStage,
         work: Workspace,
-        model: LoadedModel | ServedModel | None,
+        model: AnyModel | None,
         prompt_ids: Mapping[int, Sequence[int]],
     ) -> None:
         self.stage, self.work, self.model, self._prompt_ids = stage, work, model, prompt_ids
         if model is not None:
             kept = work.job.response_cache
-            # What is behind a server may change without a word.
+            # What is behind a server may change without a word, and a record keeps its own.
             folder = Path(kept) if kept and isinstance(model, LoadedModel) else None
-            self.cache = ResponseCache(folder, model.folder, model.device)
+            known_by = response_cache.whose(model.folder, model.device) if folder else []
+            self.cache = ResponseCache(folder, known_by)
 
     @property
     def renderer(self) -> Renderer:

@@ -40,6 +40,7 @@ from opdcore.contract.recipe import EvaluateStage, Recipe, Stage, TrainingStage
 from opdcore.contract.reinforce import ReinforceStage
 from opdcore.contract.select_prompts import SelectPromptsStage
 from opdcore.device import describe, is_out_of_memory
+from opdcore.stages import keeping
 from opdcore.stages.cold_start import cold_start
 from opdcore.stages.diagnose import diagnose
 from opdcore.stages.distill import distill
@@ -133,9 +134,13 @@ def _execute(
         lines = _run_stage(stage, work, index, from_here)
         for line in work.servers.telling(lines, Line):
             yield numbering.event(line)
+            for notice in keeping.notices(work):
+                yield numbering.event(Line(notice))
         yield numbering.event(Line(StageFinished(seconds=time.perf_counter() - started)))
 
     numbering.stage_index = None
+    for payload in keeping.told(work):
+        yield numbering.event(Line(payload))
     if not only_diagnoses(job.recipe):
         yield numbering.event(Line(_output(work)))
     return _outcome(work)

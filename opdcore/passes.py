@@ -72,6 +72,8 @@ def back_propagate(
     """
     cut_up = work.batches(rows, rollouts, tokens=stage.micro_batch_tokens)
     batches = [batch for _, batch in cut_up]
+    for panel, batch in cut_up:
+        panel.refuse_unkept(batch, scoring_of(stage, work))
     masked = _masked_ids(stage, work.student)
     weights = [_weights(batch, masked, horizon or Horizon(stage)) for batch in batches]
     pairs = list(zip(batches, weights, strict=True))
@@ -129,7 +131,9 @@ def _score(work: Workspace, asked: _Pass) -> tuple[Scored, TopTokens | None]:
     stage, batch, weights = asked.stage, asked.batch, asked.weights
     student, device, precision = work.trained, work.student.device, stage.precision
     collector = _collector(batch, asked.traced, device)
-    student_hidden = response_hidden(student, batch, side=0, precision=precision)
+    student_hidden = response_hidden(
+        student, batch, side=0, precision=precision, recompute=stage.recomputes(batch.longest)
+    )
     with torch.no_grad():
         own = Side(student_hidden, student.project)
         panel = work.teachers.panel(asked.panel)

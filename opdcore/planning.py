@@ -202,6 +202,7 @@ def _plan(stage: TrainingStage, setting: Setting) -> Plan:
         sample_rollouts_at_once=max(1, CACHE_BYTES // cached),
         logits_rows_at_once=rows_per_chunk(setting.shared_vocabulary, setting.kind),
         lora_rank=stage.lora_rank if stage.tuning == "lora" else None,
+        gradient_checkpointing=stage.recomputes(sequence),
         resume_states_kept=stage.keep_checkpoints,
         weights_kept=0,
         trace_bytes=_trace_bytes(stage),

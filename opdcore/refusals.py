@@ -22,7 +22,8 @@ def refuse(job: Job) -> None:
     """Raises BadInput for the first thing that cannot work."""
     _refuse_unheeded(job)
     _refuse_following(job)
-    _refuse_served(job)
+    _refuse_recorded(job)
+    _refuse_telling(job)
     _refuse_experiments(job)
     _refuse_without_verifier(job)
 
@@ -49,7 +50,11 @@ def _refuse_unheeded(job: Job) -> None:
     for found in resource_faults(job.resources, served):
         raise BadInput(found.code, found.message, remedy=found.remedy, field=found.field)
     training = job.resources["train"].devices if "train" in job.resources else ()
-    own = [i for i, one in enumerate(job.teachers) if one.served and one.served.is_the_jobs_alone]
+    own = [
+        index
+        for index, one in enumerate(job.teachers)
+        if one.served and one.served.is_the_jobs_alone and not one.is_replayed
+    ]
     if len(training) > 1 and own:
         raise BadInput(
             "teachers.own_server",
@@ -104,23 +109,39 @@ def _refuse_following(job: Job) -> None:
             )
 
 
-def _refuse_served(job: Job) -> None:
-    """What a teacher behind a server cannot be asked, and a sampler there cannot be given."""
-    served = [index for index, one in enumerate(job.teachers) if one.served is not None]
-    for index, stage in enumerate(job.recipe.stages):
-        if served and isinstance(stage, DiagnoseStage):
+def _refuse_recorded(job: Job) -> None:
+    """Scores of weights that move are true for one step."""
+    for index, one in enumerate(job.teachers):
+        if one.scores is not None and one.follows != "frozen":
             raise BadInput(
-                "diagnose.served_teacher",
-                f"Stage {index + 1} diagnoses, which compares whole distributions.",
-                remedy="Diagnose with the teacher loaded by the job.",
-                field=f"teachers.{served[0]}.served",
+                "teachers.scores_follow",
+                f"Its scores are to be kept or replayed, and its weights follow the student ({one.follows}).",
+                remedy="Leave out scores, or set follows to frozen.",
+                field=f"teachers.{index}.scores",
             )
-        if served and isinstance(stage, DistillStage):
-            told = all(job.teachers[i].student_top_k for i in served)
-            _refuse_objective(stage, f"recipe.stages.{index}", student_top_k=told)
 
 
-def _refuse_objective(stage: DistillStage, field: str, *, student_top_k: bool) -> None:
+def _refuse_telling(job: Job) -> None:
+    """What a teacher cannot be asked that tells its top k alone: behind a server, or with a record."""
+    telling = [index for index, one in enumerate(job.teachers) if one.tells_top_k]
+    if not telling:
+        return
+    kept = job.teachers[telling[0]].served is None
+    told = all(job.teachers[index].student_top_k for index in telling)
+    for index, stage in enumerate(job.recipe.stages):
+        if isinstance(stage, DiagnoseStage):
+            raise BadInput(
+                "diagnose.kept_scores" if kept else "diagnose.served_teacher",
+                f"Stage {index + 1} diagnoses, which compares whole distributions.",
+                remedy="Diagnose with the teacher loaded by the job, without keeping its scores.",
+                field=f"teachers.{telling[0]}.{'scores' if kept else 'served'}",
+            )
+        if isinstance(stage, DistillStage):
+            field = f"recipe.stages.{index}"
+            _refuse_objective(stage, field, kept=kept, student_top_k=told)
+
+
+def _refuse_objective(stage: DistillStage, field: str, *, kept: bool, student_top_k: bool) -> None:
     reason = served_refusal(
         form=stage.form,
         support=stage.support,
@@ -134,8 +155,8 @@ def _refuse_objective(stage: DistillStage, field: str, *, student_top_k: bool) -
         knob = reason.partition(": ")[0]
         what, _, remedy = reason.replace(": ", " ", 1).partition("; ")
         raise BadInput(
-            "recipe.served_teacher",
-            f"The teacher is behind a server, and {what}.",
+            "recipe.kept_scores" if kept else "recipe.served_teacher",
+            f"The teacher {'has a record' if kept else 'is behind a server'}, and {what}.",
             remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
             field=f"{field}.{knob}",
         )

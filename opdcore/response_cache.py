@@ -26,11 +26,16 @@ VERSION = 1
 
 
 class ResponseCache:
-    """Blocks of responses of one model in a folder; without a folder it keeps nothing."""
+    """Blocks of responses of one model, told by `whose`; without a folder it keeps nothing."""
 
-    def __init__(self, folder: Path | None, model: Path, device: torch.device) -> None:
-        self._folder = folder
-        self._whose = [VERSION, torch.__version__, device.type, *_weights(model)] if folder else []
+    def __init__(
+        self,
+        folder: Path | None,
+        whose: Sequence[str | int] = (),
+        *,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._folder, self._whose, self._most_bytes = folder, [VERSION, *whose], most_bytes
 
     def recall(
         self,
@@ -53,7 +58,7 @@ class ResponseCache:
         aside = file.with_suffix(f".{os.getpid()}.part")
         write_bytes(aside, json.dumps([asdict(one) for one in rollouts]).encode())
         aside.rename(file)
-        _drop_oldest(self._folder)
+        _drop_oldest(self._folder, self._most_bytes)
         return rollouts
 
     def _key(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> str:
@@ -67,17 +72,17 @@ def _rollout(told: dict[str, list[float]]) -> Rollout:
     return Rollout(**(told | lists))  # type: ignore[arg-type]
 
 
-def _weights(model: Path) -> list[str]:
-    """Hashes of the files that decide what a model says."""
+def whose(model: Path, device: torch.device) -> list[str]:
+    """What decides what a model says here: torch, the device, hashes of its files."""
     files = [*sorted(model.glob("*.safetensors")), model / "config.json"]
-    return [hash_file(file).sha256 for file in files]
+    return [torch.__version__, device.type, *(hash_file(file).sha256 for file in files)]
 
 
-def _drop_oldest(folder: Path) -> None:
+def _drop_oldest(folder: Path, most_bytes: int) -> None:
     total = 0
     # Where another process drops some meanwhile, the next block tries again.
     with suppress(FileNotFoundError):
         for file in sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime):
             total += file.stat().st_size
-            if total > MOST_BYTES:
+            if total > most_bytes:
                 file.unlink()

@@ -112,7 +112,8 @@ class _Pass:
 def _push(work: Workspace, asked: _Pass) -> _Seen:
     stage, batch, tokens = asked.stage, asked.batch, asked.tokens
     student, device = work.trained, work.student.device
-    hidden = response_hidden(student, batch, side=0, precision=stage.precision)
+    again = stage.recomputes(batch.longest)
+    hidden = response_hidden(student, batch, side=0, precision=stage.precision, recompute=again)
     lengths = torch.tensor(batch.lengths)
     weights = (torch.tensor(asked.advantages) / tokens).repeat_interleave(lengths).to(device)
     told = policy_gradient.push(

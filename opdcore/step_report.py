@@ -69,6 +69,7 @@ def written(
         "response_tokens_mean": fmean(lengths),
         "response_tokens_max": float(max(lengths)),
         "truncation_rate": fmean(not rollout.stopped for rollout in rollouts),
+        "collapsed_rate": fmean(rollout.collapsed for rollout in rollouts),
         "repetition_rate": fmean(repeats(text) for text in texts),
         "generated_tokens": float(sum(lengths)),
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from opdcore.batches import Batch, cut, response_hidden
 from opdcore.contract.recipe import TrainingStage
-from opdcore.contract.training import Precision
+from opdcore.contract.training import TrainingKnobs
 from opdcore.rollouts import Rollout
 from opdcore.scoring import likelihood
 from opdcore.workspace import Workspace
@@ -21,7 +21,7 @@ class _Pass:
     """One micro-batch's pass, and how much its loss weighs."""
 
     batch: Batch
-    precision: Precision
+    stage: TrainingKnobs
     scale: float
 
 
@@ -33,9 +33,7 @@ def learn(
     `responses` are by row, each after the student's own prompt.
     """
     total = sum(len(ids) for ids in responses.values())
-    passes = [
-        _Pass(batch, stage.precision, weight / total) for batch in batches(stage, work, responses)
-    ]
+    passes = [_Pass(batch, stage, weight / total) for batch in batches(stage, work, responses)]
     sizes = [one.batch.size for one in passes]
     return sum(work.processes.divide(work, _learn, passes, sizes=sizes, trains=True)) / total
 
@@ -54,9 +52,10 @@ def batches(
 
 
 def _learn(work: Workspace, asked: _Pass) -> float:
-    student, batch = work.trained, asked.batch
+    student, batch, stage = work.trained, asked.batch, asked.stage
+    again = stage.recomputes(batch.longest)
     return likelihood(
-        response_hidden(student, batch, side=0, precision=asked.precision),
+        response_hidden(student, batch, side=0, precision=stage.precision, recompute=again),
         student.project,
         batch.sampled_ids.to(work.student.device),
         vocabulary=work.vocabulary,

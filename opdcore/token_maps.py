@@ -18,7 +18,7 @@ from pydantic import Field
 from opdcore.contract.document import Document
 from opdcore.contract.errors import BadInput
 from opdcore.inspection import DeclaredIds, ModelCard, inspect_with_tokenizer
-from opdcore.tokenizer_files import TokenizerFiles
+from opdcore.tokenizer_files import TokenizerFiles, read_tokenizer
 
 MAPS_DIFFER = "pair.token_maps_differ"
 
@@ -103,9 +103,17 @@ class _Differences:
     shared: int
 
 
-def compare(student_folder: Path | str, teacher_folder: Path | str) -> TokenMapReport:
-    """Compare two model folders; raise BadInput where one of them cannot be read."""
-    student, teacher = _side(Path(student_folder)), _side(Path(teacher_folder))
+def compare(
+    student_folder: Path | str, teacher_folder: Path | str, *, teacher: ModelCard | None = None
+) -> TokenMapReport:
+    """Compare two model folders; raise BadInput where one of them cannot be read.
+
+    With the teacher's card its folder needs a tokenizer alone.
+    """
+    return _report(_side(Path(student_folder)), _side(Path(teacher_folder), teacher))
+
+
+def _report(student: _Side, teacher: _Side) -> TokenMapReport:
     found = _differences(student, teacher)
     warnings = tuple(_warnings(student, teacher, found))
     verdict: Literal["same", "warning", "different"]
@@ -127,9 +135,10 @@ def compare(student_folder: Path | str, teacher_folder: Path | str) -> TokenMapR
     )
 
 
-def _side(folder: Path) -> _Side:
-    card, files = inspect_with_tokenizer(folder)
-    return _Side(card, files)
+def _side(folder: Path, card: ModelCard | None = None) -> _Side:
+    if card is not None:
+        return _Side(card, read_tokenizer(folder))
+    return _Side(*inspect_with_tokenizer(folder))
 
 
 def _differences(student: _Side, teacher: _Side) -> _Differences:

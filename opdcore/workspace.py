@@ -46,12 +46,11 @@ from opdcore.pool import Pool
 from opdcore.processes import Alone, Processes, launched
 from opdcore.prompt_ids import PromptIds
 from opdcore.rollouts import Rollout
-from opdcore.serving.model import ServedModel
 from opdcore.serving.needs import longest_text
 from opdcore.serving.sampler import ServedSampler
 from opdcore.serving.server import Serving
 from opdcore.serving.servers import Servers
-from opdcore.teachers import Panel, Teachers
+from opdcore.teachers import AnyModel, Panel, Teachers
 from opdcore.verifiers.grading import Verifier
 from opdcore.writer import Writer
 
@@ -99,7 +98,7 @@ class Workspace:
         return self.teachers.only
 
     @property
-    def models(self) -> tuple[LoadedModel | ServedModel, ...]:
+    def models(self) -> tuple[AnyModel, ...]:
         """The student, then the teachers."""
         return (self.student, *(one.model for one in self.teachers.members))
 
@@ -110,7 +109,7 @@ class Workspace:
         pieces = None if tuning is None else tuning.pieces
         return self.student if pieces is None else replace(self.student, network=pieces)
 
-    def side(self, number: int) -> LoadedModel | ServedModel:
+    def side(self, number: int) -> AnyModel:
         """The student as side 0, then the teachers."""
         return self.teachers.members[number - 1].model if number else self.student
 
@@ -315,7 +314,7 @@ def only_diagnoses(recipe: Recipe) -> bool:
 def _shared_vocabulary(job: Job, student: LoadedModel, taught: Teachers) -> int:
     """The ids that all sides mean alike; raises BadInput where the recipe cannot work with them."""
     models = [one.model for one in taught.members]
-    reports = [token_maps.compare(student.folder, one.folder) for one in models]
+    reports = [token_maps.compare(student.folder, one.folder, teacher=one.card) for one in models]
     if not only_diagnoses(job.recipe):
         for report in reports:
             report.refuse_if_different()

@@ -135,6 +135,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("runs/<slug:public_id>/cancel/", run_actions.cancel, name="run-cancel"),
     path("runs/<slug:public_id>/resume/", run_actions.resume, name="run-resume"),
     path("runs/<slug:public_id>/clone/", run_actions.clone, name="run-clone"),
+    path("runs/<slug:public_id>/replay/", run_actions.replay, name="run-replay"),
     path(
         "runs/<slug:public_id>/register-output/",
         run_actions.register_output,

@@ -1,4 +1,4 @@
-"""This host's housekeeping while its worker runs: heartbeat, sweep, dispatch, a warm fork-server.
+"""This host's housekeeping while its worker runs: heartbeat, sweep, downloads, dispatch, a warm fork-server.
 
 One thread, started when Celery's worker is ready. It does what no message can be trusted to do.
 """
@@ -21,6 +21,7 @@ from webapp.services.machines import queue_name
 from webapp.services.runs import WAKE_TASK
 from workers import execute, inventory, job_folder
 from workers.broker import socket_path
+from workers.downloads import Downloads
 from workers.sweep import Sweep, recover
 
 TICK_SECONDS = 3.0
@@ -34,6 +35,7 @@ class Host:
 
     def __init__(self) -> None:
         self._sweep = Sweep()
+        self._downloads = Downloads(inventory.host())
         self._stopped = threading.Event()
         self._beat_at = 0.0
         self._thread = threading.Thread(target=self._keep_house, name="host", daemon=True)
@@ -43,6 +45,7 @@ class Host:
         if inventory.predecessor_is_gone():
             recover(inventory.host())
         inventory.register(inventory.devices())
+        self._downloads.begin()
         self.warm()
         self._thread.start()
 
@@ -63,6 +66,7 @@ class Host:
             while not self._stopped.wait(TICK_SECONDS):
                 self._tick()
         finally:
+            self._downloads.stop()
             connections.close_all()
 
     def _tick(self) -> None:
@@ -70,6 +74,7 @@ class Host:
             close_old_connections()
             self._beat()
             self._sweep.look(supervised=execute.supervised())
+            self._downloads.look()
             dispatch()
         except Exception as error:  # the database or the broker is away: the next tick tries again
             log.warning("housekeeping failed", error=repr(error))

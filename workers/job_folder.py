@@ -16,7 +16,7 @@ from django.core.files.storage import Storage, storages
 
 from opdcore.contract.job import Resource
 from webapp.models import Device, Run
-from webapp.services import runs
+from webapp.services import runs, scores
 from webapp.services.resources import ROLES, DeviceNeed, parsed
 from workers.leases import Claim
 
@@ -44,6 +44,7 @@ def prepare(claimed: Claim) -> Path:
         role: _prompt_file(home, role, one["storage_key"]) for role, one in frozen.items() if one
     }
     files["response_cache"] = Path(settings.STATE_DIR) / "responses"
+    files["scores"] = Path(settings.STATE_DIR) / scores.FOLDER
     if server := _teacher_server(claimed):
         files["teacher_server"] = server
     if start := claimed.run.snapshot.get("start"):

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -96,8 +96,12 @@ def release(claimed: Claim) -> None:
 
 
 def _queue(worker: Worker) -> QuerySet[Run]:
-    """Queued runs that may run here: new ones, and those whose run folder is here or lost."""
-    runs = Run.objects.filter(status=Run.Status.QUEUED)
+    """Queued runs that may run here: new ones, and those whose run folder is here or lost.
+
+    What they need of the hub was fetched to here.
+    """
+    here = Q(downloads=False) | Q(downloaded_to=worker.host)
+    runs = Run.objects.filter(here, status=Run.Status.QUEUED)
     if not settings.WORKER_SHARED_STATE:
         silent = timezone.now() - timedelta(seconds=HOST_LOST_SECONDS)
         alive = Worker.objects.filter(heartbeat_at__gt=silent).exclude(pk=worker.pk)

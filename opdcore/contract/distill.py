@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from opdcore.contract.document import Document, knob
 from opdcore.contract.horizon import HorizonKnobs
@@ -27,6 +27,11 @@ class LengthKnobs(Document):
     rollouts_per_prompt: int = knob(
         4, group="length", ge=1, le=256, unit="rollouts", help="Responses sampled of each prompt."
     )
+
+
+# Times that the end of a response is repeated when it is given up as a loop.
+LOOP = 128
+FEWEST_REPEATS = 8
 
 
 class SamplingKnobs(Document):
@@ -72,6 +77,25 @@ class SamplingKnobs(Document):
         unit="tokens",
         help="A rollout that reaches it is cut and counted as truncated.",
     )
+    stop_repeating: int = knob(
+        LOOP,
+        group="sampling",
+        ge=0,
+        le=131_072,
+        unit="times",
+        level="advanced",
+        help="A rollout whose last 1 to 32 tokens were repeated so often in a row has collapsed: it is cut "
+        "there, and counted as truncated and as collapsed. 0: never; else at least 8.",
+    )
+
+    @field_validator("stop_repeating")
+    @classmethod
+    def _is_a_loop(cls, times: int) -> int:
+        if 0 < times < FEWEST_REPEATS:
+            raise ValueError(
+                f"{times} repetitions are no loop; give {FEWEST_REPEATS} or more, or 0"
+            )
+        return times
 
 
 class DistillStage(TrainingKnobs, HorizonKnobs, SamplingKnobs, ObjectiveKnobs, LengthKnobs):

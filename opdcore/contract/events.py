@@ -26,7 +26,7 @@ Nonfinite = Literal["nan", "inf", "-inf"]
 StageKind = Literal["distill", "cold_start", "reinforce", "evaluate", "diagnose", "select_prompts"]
 ModelRole = Literal["student", "teacher"]
 FinalStatus = Literal["succeeded", "failed", "cancelled", "paused"]
-ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "selection", "log"]
+ArtifactKind = Literal["checkpoint", "output", "trace", "evaluation", "selection", "scores", "log"]
 
 
 class Grown(Document):

@@ -254,6 +254,13 @@ METRICS: dict[str, Metric] = {
         None,
         "Share of rollouts that end without a stop token.",
     ),
+    "collapsed_rate": Metric(
+        "Collapsed rollouts",
+        "rollouts",
+        "down",
+        None,
+        "Share of rollouts that were cut because their end repeated itself too often.",
+    ),
     "repetition_rate": Metric(
         "Repetition rate",
         "rollouts",

@@ -113,11 +113,12 @@ def served_refusal(
     high_entropy_forward_weight: float,
     student_top_k: bool,
 ) -> str | None:
-    """Why an objective cannot be trained on a teacher behind a server, which tells a few tokens alone.
+    """Why an objective cannot be trained on a teacher that tells a few tokens alone.
 
-    Those are its own top k, and with `student_top_k` the student's.
+    Those are its own top k, and with `student_top_k` the student's: of one behind a server, or of one whose
+    scores are kept or replayed.
     """
-    whole = "needs the teacher's whole distribution, of which a server tells a few tokens"
+    whole = "needs the teacher's whole distribution, of which a few tokens are told"
     reasons = {
         f"form: full {whole}; choose top_k with support teacher": form == "full",
         f"support: {support} needs the teacher's logprobs of tokens that it does not tell; choose teacher "

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from opdcore.contract.document import Document
 from opdcore.contract.participant import Participant
+from opdcore.contract.scores import Scores
 from opdcore.contract.serving import Served
 
 PROMPT, PRIVILEGED = "{prompt}", "{privileged}"
@@ -85,8 +86,23 @@ class Teacher(Participant, Teaching):
         description="The server that it is behind; its model's folder then gives tokens and templates. "
         "null: it is loaded by the job.",
     )
+    scores: Scores | None = Field(
+        default=None,
+        description="Where its scores are kept or replayed from; null: it is asked for every one, and none "
+        "is kept.",
+    )
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the record stands in for it."""
+        return self.scores is not None and self.scores.mode == "replay"
+
+    @property
+    def tells_top_k(self) -> bool:
+        """Whether only its most probable tokens and the sampled one are known."""
+        return self.served is not None or self.scores is not None
 
     @property
     def student_top_k(self) -> bool:
-        """Whether it is behind a server that tells the student's top k."""
-        return self.served is not None and self.served.student_top_k
+        """Whether it is behind a server that tells the student's top k, which no record keeps."""
+        return self.served is not None and self.served.student_top_k and self.scores is None

@@ -12,6 +12,9 @@ from opdcore.contract.document import Document, knob
 Tuning = Literal["full", "lora"]
 Precision = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "linear", "cosine"]
+Recomputing = Literal["auto", "always", "never"]
+# Tokens of a text from which on memory counts for more than time.
+LONG_TEXT = 4096
 
 
 class TrainingKnobs(Document):
@@ -91,6 +94,14 @@ class TrainingKnobs(Document):
         help="Tokens, padding included, in one forward and backward pass. Memory, not the result, "
         "depends on it.",
     )
+    gradient_checkpointing: Recomputing = knob(
+        "auto",
+        group="optimizer",
+        level="advanced",
+        help="Whether a backward pass computes each layer anew from its input instead of keeping all that "
+        "it computed: far less memory for a third more time. auto: where a text has more than "
+        f"{LONG_TEXT:,} tokens.",
+    )
     checkpoint_steps: int = knob(
         20,
         group="cadence",
@@ -113,6 +124,12 @@ class TrainingKnobs(Document):
     def peak_learning_rate(self) -> float:
         """That of the kind of tuning chosen."""
         return self.lora_learning_rate if self.tuning == "lora" else self.learning_rate
+
+    def recomputes(self, tokens: int) -> bool:
+        """Whether texts as long as this are computed anew in the backward pass."""
+        if self.gradient_checkpointing == "auto":
+            return tokens > LONG_TEXT
+        return self.gradient_checkpointing == "always"
 
     def refuse_long_warmup(self, steps: int) -> None:
         """Raises ValueError where the warm-up is longer than the stage."""

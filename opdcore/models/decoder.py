@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from opdcore.contract.training import LONG_TEXT
 from opdcore.models import kernels
 from opdcore.models.shape import Shape, rotary_frequencies
 
@@ -92,6 +94,12 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The same at every position, so that a long text that nobody learns from goes by parts."""
+        if torch.is_grad_enabled() or x.shape[1] <= LONG_TEXT:
+            return self._of(x)
+        return torch.cat([self._of(part) for part in x.split(LONG_TEXT // 4, 1)], 1)
+
+    def _of(self, x: Tensor) -> Tensor:
         down: Tensor = self.down_proj(kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
         return down
 
@@ -144,18 +152,44 @@ class Decoder(nn.Module):
         frequencies = torch.tensor(rotary_frequencies(self.shape), device=positions.device)
         return kernels.rotary_tables(positions, frequencies)
 
-    def forward(self, ids: Tensor, since: int = 0) -> Tensor:
+    def forward(self, ids: Tensor, since: int = 0, *, recompute: bool = False) -> Tensor:
         """Last hidden states (B, T - since, width) of ids (B, T); each position sees those before it.
 
-        The last layer is computed from position `since` on alone.
+        The last layer is computed from position `since` on alone, unless the text is so long that what
+        is visible to whom would take more memory than that spares.
         """
         x = self.model.embed_tokens(ids)
         places = torch.arange(ids.shape[1], device=ids.device)
         rotary = self.rotary(places)
         *first, last = self.model.layers
         for layer in first:
-            x, _, _ = layer(x, rotary, None)
-        visible = None if since == 0 else places <= places[since:, None]
-        x, _, _ = last(x, rotary, visible, since)
+            x = _computed(layer, x, rotary, recompute=recompute)
+        if since == 0 or len(places) > LONG_TEXT:
+            x = _computed(last, x, rotary, recompute=recompute)[:, since:]
+        else:
+            visible = places <= places[since:, None]
+            x = _computed(last, x, rotary, visible, since, recompute=recompute)
         normalised: Tensor = self.model.norm(x)
         return normalised
+
+
+def _computed(
+    layer: nn.Module,
+    x: Tensor,
+    rotary: Rotary,
+    visible: Tensor | None = None,
+    since: int = 0,
+    *,
+    recompute: bool,
+) -> Tensor:
+    """A layer's output, which the backward pass computes again where that is asked for."""
+    if recompute and torch.is_grad_enabled():
+        output: Tensor = checkpoint(
+            lambda x: layer(x, rotary, visible, since)[0],
+            x,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        return output
+    output, _, _ = layer(x, rotary, visible, since)
+    return output

@@ -40,8 +40,8 @@ class DecoderNetwork:
     def decodable(self) -> tuple[torch.dtype, ...]:
         return torch.float32, torch.bfloat16
 
-    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
-        hidden: Tensor = self.decoder(ids, since)
+    def hidden(self, ids: Tensor, since: int = 0, *, recompute: bool = False) -> Tensor:
+        hidden: Tensor = self.decoder(ids, since, recompute=recompute)
         return hidden
 
     def project(self, hidden: Tensor) -> Tensor:

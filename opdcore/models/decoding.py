@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from opdcore.contract.training import LONG_TEXT
 from opdcore.estimate import COPIED_BYTES
 from opdcore.models import kernels
 from opdcore.models.adapters import effective_weight
@@ -155,10 +156,18 @@ class DecoderDecoding:
         self.padding = self.padding[torch.tensor(rows, device=self.keys.device)]
         self._view()
 
-    def fill(self, index: int, keys: Tensor, values: Tensor) -> None:
-        """Put a layer's keys and values (B, T, K, D) of the prompts in place."""
-        self.keys[index, :, :, :, : self.width] = keys.permute(0, 2, 3, 1)
-        self.values[index, :, :, : self.width] = values.transpose(1, 2)
+    def fill(
+        self, index: int, keys: Tensor, values: Tensor, *, rows: Tensor | slice = slice(None)
+    ) -> None:
+        """Put a layer's keys and values (B, T, K, D) of the prompts in place, or one prompt's of some rows."""
+        since = self.width - keys.shape[1]
+        self.keys[index, rows, :, :, since : self.width] = keys.permute(0, 2, 3, 1).to(self.dtype)
+        self.values[index, rows, :, since : self.width] = values.transpose(1, 2).to(self.dtype)
+
+    def clear(self) -> None:
+        """Zeros where a shorter prompt leaves room on its left: hidden, but it must be a number."""
+        self.keys[..., : self.width].zero_()
+        self.values[..., : self.width, :].zero_()
 
     def _rotary(self) -> tuple[Tensor, Tensor]:
         cosines, signed_sines = self.tables
@@ -234,12 +243,35 @@ def decode(
     positions = (torch.arange(width, device=device) - padding[:, None]).clamp_min(0)
     visible, rotary = _visible(padding, width), decoder.rotary(positions)
     chosen = torch.tensor(rows, device=device)
+    if width > LONG_TEXT:
+        return decoding, _read_apart(decoder, prompts, decoding, chosen)[chosen]
     x = decoder.model.embed_tokens(ids)
     for index, layer in enumerate(decoder.model.layers):
         x, keys, values = layer(x, rotary, visible)
         decoding.fill(index, keys[chosen], values[chosen])
     logits: Tensor = decoder.lm_head(decoder.model.norm(x[:, -1]))
     return decoding, logits[chosen]
+
+
+def _read_apart(
+    decoder: Decoder, prompts: Sequence[Ids], decoding: DecoderDecoding, chosen: Tensor
+) -> Tensor:
+    """Fills the decoding prompt by prompt; the logits (P, V) of what follows each.
+
+    One long text is work enough, and alone it needs no padding, for which a table of who sees whom would
+    be larger than all else.
+    """
+    decoding.clear()
+    logits = []
+    for place, prompt in enumerate(prompts):
+        rows = (chosen == place).nonzero().squeeze(1)
+        x = decoder.model.embed_tokens(torch.tensor([prompt], device=chosen.device))
+        rotary = decoder.rotary(torch.arange(len(prompt), device=chosen.device))
+        for index, layer in enumerate(decoder.model.layers):
+            x, keys, values = layer(x, rotary, None)
+            decoding.fill(index, keys, values, rows=rows)
+        logits.append(decoder.lm_head(decoder.model.norm(x[:, -1])))
+    return torch.cat(logits)
 
 
 def _visible(padding: Tensor, width: int) -> Tensor | None:

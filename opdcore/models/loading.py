@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from opdcore import hub
 from opdcore.contract.errors import BadInput
 from opdcore.contract.participant import HubModel, LocalModel, Participant
 from opdcore.inspection import ModelCard, inspect
 from opdcore.models import decoder_network
 from opdcore.models.network import Decoding, Ids, Network
 from opdcore.rendering import Renderer
-
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,12 @@ class LoadedModel:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
-        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it."""
-        return self.network.hidden(ids, since)
+    def hidden(self, ids: Tensor, since: int = 0, *, recompute: bool = False) -> Tensor:
+        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it.
+
+        With `recompute` a backward pass computes each layer anew and keeps its input alone.
+        """
+        return self.network.hidden(ids, since, recompute=recompute)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits (..., V padded) of hidden states (..., H), soft-capped where the model is."""
@@ -84,25 +86,7 @@ def resolve(source: LocalModel | HubModel, *, field: str) -> Path:
     """The local folder of a model, downloaded from the hub where it must be."""
     if source.kind == "local":
         return Path(source.path)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    try:
-        return Path(
-            snapshot_download(source.repo, revision=source.revision, allow_patterns=HUB_FILES)
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BadInput(
-            "model.unreachable",
-            f"{source.repo} at {source.revision} could not be fetched: {type(error).__name__}.",
-            remedy="Check the id, the revision, HF_TOKEN for gated models and the network, or "
-            "register a local directory.",
-            field=field,
-        ) from error
+    return hub.find(source) or hub.download(source, told=lambda *_: None, field=field).folder
 
 
 def _network(folder: Path, device: torch.device, field: str) -> Network:

@@ -45,8 +45,11 @@ class Network(Protocol):
         """What `decode` can compute in."""
         ...
 
-    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
-        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it."""
+    def hidden(self, ids: Tensor, since: int = 0, *, recompute: bool = False) -> Tensor:
+        """Last hidden states (B, T - since, H) of ids (B, T); each position sees those before it.
+
+        With `recompute` a backward pass computes each layer anew and keeps its input alone.
+        """
         ...
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ class ShardedNetwork:
     def decodable(self) -> tuple[torch.dtype, ...]:
         return self.whole.decodable
 
-    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
-        hidden: Tensor = self._root(ids, since)
+    def hidden(self, ids: Tensor, since: int = 0, *, recompute: bool = False) -> Tensor:
+        hidden: Tensor = self._root(ids, since, recompute)
         return hidden
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ class _Root(nn.Module):
         self.module = network.module
         self._hidden = network.hidden
 
-    def forward(self, ids: Tensor, since: int) -> Tensor:
-        return self._hidden(ids, since)
+    def forward(self, ids: Tensor, since: int, recompute: bool) -> Tensor:  # noqa: FBT001 - FSDP's call
+        return self._hidden(ids, since, recompute=recompute)
 
 
 def cut_like(parameter: DTensor, value: Tensor) -> Tensor:

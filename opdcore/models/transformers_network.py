@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from opdcore.contract.errors import BadInput
@@ -43,6 +44,7 @@ class TransformersNetwork:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self.can_recompute = False
         self.soft_cap: float | None = model.config.to_dict().get("final_logit_softcapping")
 
     @property
@@ -58,9 +60,29 @@ class TransformersNetwork:
     def decodable(self) -> tuple[torch.dtype, ...]:
         return (self.model.dtype,)
 
-    def hidden(self, ids: Tensor, since: int = 0) -> Tensor:
+    def hidden(self, ids: Tensor, since: int = 0, *, recompute: bool = False) -> Tensor:
+        self._recompute(asked=recompute)
         hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return hidden[:, since:]
+
+    def _recompute(self, *, asked: bool) -> None:
+        """Layers that are told to recompute do so while they think that they train; their parts do not."""
+        if asked and not self.can_recompute:
+            if not self.model.supports_gradient_checkpointing:
+                raise BadInput(
+                    "model.no_recomputing",
+                    f"{type(self.model).__name__} cannot compute its layers anew in a backward pass.",
+                    remedy="Set gradient_checkpointing to never, or shorten the responses.",
+                    field="gradient_checkpointing",
+                )
+            # Its name since 5.18; the other one warns there.
+            enable = getattr(self.model, "activation_checkpointing_enable", None)
+            enable = enable or self.model.gradient_checkpointing_enable
+            enable({"use_reentrant": False, "preserve_rng_state": False})
+            self.can_recompute = True
+        for part in self.model.modules():
+            if isinstance(part, GradientCheckpointingLayer):
+                part.training = asked
 
     def project(self, hidden: Tensor) -> Tensor:
         logits = through(self.head, hidden)

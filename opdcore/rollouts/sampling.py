@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from opdcore.contract.distill import LOOP
 from opdcore.contract.training import Precision
 from opdcore.inspection import ModelCard
 from opdcore.rendering import Renderer
@@ -14,7 +15,10 @@ from opdcore.rollouts.rollout import Rollout
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn; ids at or above `vocabulary` are never drawn."""
+    """How responses are drawn; ids at or above `vocabulary` are never drawn.
+
+    One whose end repeats itself `stop_repeating` times is cut there; 0: none is.
+    """
 
     max_tokens: int
     temperature: float
@@ -22,6 +26,7 @@ class Sampling:
     vocabulary: int
     stop_ids: frozenset[int]
     precision: Precision = "float32"
+    stop_repeating: int = LOOP
 
 
 class Responder(Protocol):

@@ -2,24 +2,31 @@
 
 A long straggler does not hold the others' time, and a prompt with several rollouts is read
 once. Every token of a row is drawn with a number that depends on the row and the position alone, so
-that how rows are batched changes nothing. It knows no recipe and no prompt set.
+that how rows are batched changes nothing. Where the cache would grow beyond its bounds, rows are set
+aside; later what they have is read again and they go on. It knows no recipe and no prompt set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from opdcore.estimate import CACHE_BYTES
 from opdcore.models import LoadedModel
+from opdcore.models.network import Decoding
 from opdcore.rollouts.draws import draw
-from opdcore.rollouts.rollout import Rollout
+from opdcore.rollouts.rollout import Rollout, is_loop
 from opdcore.rollouts.sampling import Sampling
 
 # Positions for which numbers are drawn at once.
 DRAWN_AHEAD = 128
+# Responses are expected to be no longer than this when a batch begins; those that are go on in smaller ones.
+EXPECTED_TOKENS = 512
+# Positions between two looks at whether a row has fallen into a loop.
+LOOK_EVERY = 64
 
 
 @torch.inference_mode()
@@ -37,94 +44,135 @@ def sample(
     cut. `generator` is on the CPU, whatever the model's device. Only the rows `among` are sampled where
     they are given, as they would be among all.
     """
-    rollouts: list[Rollout | None] = [None] * len(prompts)
     rows = range(len(prompts)) if among is None else among
     order = sorted(rows, key=lambda row: len(prompts[row]))
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    for some in _batches(model, order, prompts, sampling):
-        for row, rollout in zip(some, _batch(model, some, prompts, sampling, seed), strict=True):
-            rollouts[row] = rollout
-    return [rollout for rollout in rollouts if rollout is not None]
+    texts = [_Text(row, tuple(prompts[row])) for row in order]
+    waiting, room = [texts], _Room.of(model, sampling)
+    while waiting:
+        some, *later = room.batches(waiting.pop())
+        aside = _Batch(model, some, sampling, room, draws=(len(prompts), seed)).written()
+        waiting += [*later[::-1], *aside]
+    return [text.rollout(sampling) for text in sorted(texts, key=lambda text: text.row)]
 
 
-def _batches(
-    model: LoadedModel, order: list[int], prompts: Sequence[Sequence[int]], sampling: Sampling
-) -> list[list[int]]:
-    """Cuts rows, shortest prompt first, into batches whose cache stays within CACHE_BYTES."""
-    card = model.card
-    bytes_per_token = 2 * card.layers * card.kv_heads * card.head_dim * 4
-    longest = max((len(prompts[row]) for row in order), default=0) + sampling.max_tokens
-    size = max(1, CACHE_BYTES // (bytes_per_token * longest))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+@dataclass
+class _Text:
+    """A row's prompt and what it has written so far."""
+
+    row: int
+    prompt: tuple[int, ...]
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    collapsed: bool = False
+
+    def has_ended(self, sampling: Sampling) -> bool:
+        """Whether nothing follows what was just written; also notes that it fell into a loop."""
+        if self.ids[-1] in sampling.stop_ids:
+            return True
+        if len(self.ids) % LOOK_EVERY == 0:
+            self.collapsed = is_loop(self.ids, sampling.stop_repeating)
+        return self.collapsed
+
+    def rollout(self, sampling: Sampling) -> Rollout:
+        stopped = self.ids[-1] in sampling.stop_ids
+        return Rollout(self.row, tuple(self.ids), tuple(self.logprobs), stopped, self.collapsed)
 
 
-def _batch(
-    model: LoadedModel,
-    rows: list[int],
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    seed: int,
-) -> list[Rollout]:
-    """The rollouts of some rows; `going` are those whose response is not over, in the batch's order."""
-    distinct = {tuple(prompts[row]): None for row in rows}
-    places = {prompt: place for place, prompt in enumerate(distinct)}
-    which = [places[tuple(prompts[row])] for row in rows]
-    decoding, logits = model.decode(
-        list(distinct),
-        rows=which,
-        room=sampling.max_tokens,
-        dtype=getattr(torch, sampling.precision),
-    )
-    written = _Written(rows)
-    going = list(range(len(rows)))
-    for uniforms in _uniforms(len(prompts), sampling.max_tokens, seed):
-        ids, logprobs = draw(
-            logits[:, : sampling.vocabulary],
-            uniforms[[rows[row] for row in going]].to(logits.device),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
+@dataclass(frozen=True)
+class _Room:
+    """How many rows fit into the cache, which doubles as it grows; one always does."""
+
+    bytes_per_token: int
+    expected: int
+
+    @classmethod
+    def of(cls, model: LoadedModel, sampling: Sampling) -> _Room:
+        card, size = model.card, getattr(torch, sampling.precision).itemsize
+        expected = min(sampling.max_tokens, EXPECTED_TOKENS)
+        return cls(2 * card.layers * card.kv_heads * card.head_dim * size, expected)
+
+    def holds(self, rows: int, width: int) -> bool:
+        """Whether the cache may grow for rows of this many tokens."""
+        return rows == 1 or 2 * rows * width * self.bytes_per_token <= CACHE_BYTES
+
+    def batches(self, texts: Sequence[_Text]) -> list[list[_Text]]:
+        """Texts, shortest first, in batches that may go on for as long as is expected."""
+        longest = max(len(text.prompt) + len(text.ids) for text in texts) + self.expected
+        size = next(size for size in range(len(texts), 0, -1) if self.holds(size, longest))
+        return [list(texts[start : start + size]) for start in range(0, len(texts), size)]
+
+
+class _Batch:
+    """Texts that are written together; those that the cache has no room for are set aside."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        texts: list[_Text],
+        sampling: Sampling,
+        room: _Room,
+        *,
+        draws: tuple[int, int],
+    ) -> None:
+        self.model, self.sampling, self.room = model, sampling, room
+        self.going, self.draws = texts, draws
+        # All of them have written equally much.
+        self.start = len(texts[0].ids)
+
+    def written(self) -> list[list[_Text]]:
+        """Writes until all have ended; returns those that were set aside, of equal length together."""
+        sampling, aside = self.sampling, list[list[_Text]]()
+        decoding, logits, width = self._begun()
+        for uniforms in _uniforms(*self.draws, first=self.start, last=sampling.max_tokens):
+            ids = self._draw(logits, uniforms)
+            left = _left([text.has_ended(sampling) for text in self.going])
+            length, width = len(self.going[0].ids), width + 1
+            if not left or length == sampling.max_tokens:
+                break
+            while not self.room.holds(len(left), width):
+                half = len(left) // 2
+                aside.append([self.going[place] for place in left[half:]])
+                left = left[:half]
+            if len(left) < len(self.going):
+                decoding.keep(left)
+                self.going = [self.going[place] for place in left]
+                ids = ids[torch.tensor(left, device=ids.device)]
+            logits = decoding.step(ids)
+        return aside
+
+    def _begun(self) -> tuple[Decoding, Tensor, int]:
+        """The decoding after each distinct text was read once, and the width of the longest."""
+        texts = [(*text.prompt, *text.ids) for text in self.going]
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        decoding, logits = self.model.decode(
+            list(places),
+            rows=[places[text] for text in texts],
+            room=self.sampling.max_tokens - self.start,
+            dtype=getattr(torch, self.sampling.precision),
         )
-        tokens = ids.tolist()
-        written.append(going, tokens, logprobs.tolist())
-        left = _left([token in sampling.stop_ids for token in tokens])
-        if not left or written.length == sampling.max_tokens:
-            break
-        if len(left) < len(going):
-            decoding.keep(left)
-            going = [going[place] for place in left]
-            ids = ids[torch.tensor(left, device=ids.device)]
-        logits = decoding.step(ids)
-    return written.rollouts(sampling.stop_ids)
+        return decoding, logits, max(map(len, texts))
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Draws and notes one token of each row."""
+        ids, logprobs = draw(
+            logits[:, : self.sampling.vocabulary],
+            uniforms[[text.row for text in self.going]].to(logits.device),
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+        )
+        for text, token, logprob in zip(self.going, ids.tolist(), logprobs.tolist(), strict=True):
+            text.ids.append(token)
+            text.logprobs.append(logprob)
+        return ids
 
 
-class _Written:
-    """What the rows of a batch have written so far."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows = rows
-        self.ids: list[list[int]] = [[] for _ in rows]
-        self.logprobs: list[list[float]] = [[] for _ in rows]
-        self.length = 0
-
-    def append(self, going: Sequence[int], ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        self.length += 1
-        for row, token, logprob in zip(going, ids, logprobs, strict=True):
-            self.ids[row].append(token)
-            self.logprobs[row].append(logprob)
-
-    def rollouts(self, stop_ids: frozenset[int]) -> list[Rollout]:
-        return [
-            Rollout(row, tuple(ids), tuple(logprobs), ids[-1] in stop_ids)
-            for row, ids, logprobs in zip(self.rows, self.ids, self.logprobs, strict=True)
-        ]
-
-
-def _uniforms(rows: int, length: int, seed: int) -> Iterator[Tensor]:
-    """A column (rows,) of uniform numbers for each of `length` positions."""
-    for start in range(0, length, DRAWN_AHEAD):
+def _uniforms(rows: int, seed: int, *, first: int, last: int) -> Iterator[Tensor]:
+    """A column (rows,) of uniform numbers for each position from `first` up to `last`."""
+    for start in range(first - first % DRAWN_AHEAD, last, DRAWN_AHEAD):
         generator = torch.Generator().manual_seed(seed + start)
         ahead = torch.rand(rows, DRAWN_AHEAD, generator=generator, dtype=torch.float64)
-        yield from ahead.unbind(1)[: length - start]
+        yield from ahead.unbind(1)[max(0, first - start) : last - start]
 
 
 def _left(ended: Sequence[bool]) -> list[int]:

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opdcore.contract.errors import EngineFailure
-from opdcore.rollouts.rollout import Rollout
+from opdcore.rollouts.rollout import LONGEST_CYCLE, Rollout
 from opdcore.rollouts.sampling import Sampling
 
 COMPLETIONS = "/v1/completions"
 # Where tokens of one's own choice can be asked for, a text at a time.
 GENERATE = "/inference/v1/generate"
+# Why a response ended that repeated itself.
+LOOPED = "repetition"
 Ids = NDArray[np.int64]
 Body = dict[str, Any]
 
@@ -98,7 +100,7 @@ def choices(reply: Body, count: int) -> list[Body]:
 
 def is_whole(choice: Body) -> bool:
     """Whether a response ended by itself; a server that is stopped gives up those under way."""
-    return choice.get("finish_reason") in {"stop", "length"}
+    return choice.get("finish_reason") in {"stop", "length", LOOPED}
 
 
 def read_known(choice: Body, ids: Sequence[int], *, start: int, k: int) -> Known:
@@ -123,7 +125,10 @@ def read_known(choice: Body, ids: Sequence[int], *, start: int, k: int) -> Known
 
 def sampling_body(model: str, prompt: Sequence[int], sampling: Sampling, *, seed: int) -> Body:
     """One response, drawn as our own sampler draws: no filter but the nucleus."""
+    cut = {"max_pattern_size": LONGEST_CYCLE, "min_count": sampling.stop_repeating}
+    loops = {"repetition_detection": cut} if sampling.stop_repeating else {}
     return {
+        **loops,
         "model": model,
         "prompt": list(prompt),
         "max_tokens": sampling.max_tokens,
@@ -149,7 +154,8 @@ def read_rollout(choice: Body, place: int, sampling: Sampling) -> Rollout:
     foreign = next((i for i, one in enumerate(ids) if one >= sampling.vocabulary), len(ids))
     ids, told = ids[:foreign], told[:foreign]
     stopped = bool(ids) and ids[-1] in sampling.stop_ids
-    return Rollout(place, tuple(ids), tuple(map(float, told)), stopped)
+    collapsed = choice.get("finish_reason") == LOOPED and not stopped
+    return Rollout(place, tuple(ids), tuple(map(float, told)), stopped, collapsed)
 
 
 def _position(

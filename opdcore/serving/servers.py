@@ -132,7 +132,7 @@ class Servers:
         shared = SharedServer(serving, folder / LOG, folder=folder)
         self._own.append(self._stack.enter_context(shared))
         if shared.joined:
-            text = f"The server of {serving.folder.name} is one that another run has started."
+            text = f"The server of the {serving.folder.name} is one that another run has started."
             self._notices.put(Logged(level="info", message=text))
         return shared
 

@@ -31,6 +31,7 @@ from opdcore.stages.anchoring import anchor
 from opdcore.stages.measuring import measure
 from opdcore.stages.writing import sampler_alarm, write
 from opdcore.step_report import ScoredStep
+from opdcore.teachers.recorded import at_step
 from opdcore.watch import Watch
 from opdcore.workspace import Line, Workspace
 
@@ -76,10 +77,13 @@ def distill(
 
         tuning.optimizer.forget_gradients()
         traced = tracing.size(stage, step)
-        passed = back_propagate(stage, work, rows, rollouts, horizon=horizon, traced=traced)
-        again = (
-            tracing.read_again(stage, work, stage_index=stage_index, step=step) if traced else None
-        )
+        with at_step(step):
+            passed = back_propagate(stage, work, rows, rollouts, horizon=horizon, traced=traced)
+            again = (
+                tracing.read_again(stage, work, stage_index=stage_index, step=step)
+                if traced
+                else None
+            )
         clock.lap("train_seconds")
         update = training.update(work, step, passed.loss)
         training.follow(work)

@@ -26,6 +26,7 @@ def write(
         vocabulary=work.vocabulary,
         stop_ids=frozenset(work.student.renderer.stop_ids),
         precision=knobs.sampling_precision,
+        stop_repeating=knobs.stop_repeating,
     )
     if work.sampler is not None:
         version = f"{work.job.run_id}-{work.job.attempt}-{seed}"

@@ -23,6 +23,7 @@ from opdcore.contract.training import Precision
 from opdcore.models import LoadedModel
 from opdcore.serving.model import ServedModel
 from opdcore.sides import Reference, Side
+from opdcore.teachers.recorded import AnyModel, RecordedModel, Wanted
 from opdcore.top_tokens import most_probable
 
 Mean = Literal["geometric", "mixture"]
@@ -32,7 +33,7 @@ Mean = Literal["geometric", "mixture"]
 class Scoring:
     """How a panel is asked: at which temperature, put together by which mean, and how many tokens told.
 
-    `k` matters to a teacher behind a server alone.
+    `k` matters alone to a teacher that tells its top k: behind a server, or with a record.
     """
 
     vocabulary: int
@@ -45,6 +46,11 @@ class Scoring:
     def mean(self) -> Mean:
         return "geometric" if self.divergence == "reverse" else "mixture"
 
+    @property
+    def wanted(self) -> Wanted:
+        """What a record knows a told text by."""
+        return Wanted(self.k, self.vocabulary, self.precision)
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -54,7 +60,7 @@ class Panel:
     """
 
     numbers: tuple[int, ...]
-    models: tuple[LoadedModel | ServedModel, ...]
+    models: tuple[AnyModel, ...]
     shares: tuple[float, ...]
 
     def side(self, batch: Batch, scoring: Scoring, *, student: Side) -> Reference:
@@ -63,13 +69,15 @@ class Panel:
         `student` is read where a server tells the student's most probable tokens too.
         """
         first, *others = self.models
+        if isinstance(first, RecordedModel) and not others:
+            return first.side(batch, side=1, wanted=scoring.wanted)
         if isinstance(first, ServedModel) and not others:
             theirs = None
             if first.student_top_k:
                 theirs = most_probable(student, k=scoring.k, vocabulary=scoring.vocabulary)
             return first.side(batch, side=1, k=scoring.k, asked=theirs)
         loaded = [model for model in self.models if isinstance(model, LoadedModel)]
-        assert len(loaded) == len(self.models), "A server's teacher scores its prompts alone."
+        assert len(loaded) == len(self.models), "Who tells its top k scores its prompts alone."
         hidden = [
             response_hidden(model, batch, side=place, precision=scoring.precision)
             for place, model in enumerate(loaded, start=1)
@@ -80,6 +88,12 @@ class Panel:
             torch.cat(hidden, dim=-1),
             self._projection(loaded, [h.shape[-1] for h in hidden], scoring),
         )
+
+    def refuse_unkept(self, batch: Batch, scoring: Scoring) -> None:
+        """Raises NotKept where a replayed member cannot score the batch."""
+        for place, model in enumerate(self.models, start=1):
+            if isinstance(model, RecordedModel):
+                model.refuse_unkept(batch, side=place, wanted=scoring.wanted)
 
     def _projection(
         self, models: Sequence[LoadedModel], widths: Sequence[int], scoring: Scoring

@@ -30,14 +30,16 @@ from opdcore.serving.model import ServedModel
 from opdcore.serving.needs import teacher_size
 from opdcore.serving.server import Serving
 from opdcore.serving.servers import Servers
+from opdcore.teachers import records
 from opdcore.teachers.panel import Panel
+from opdcore.teachers.recorded import AnyModel, RecordedModel
 
 
 @dataclass(frozen=True)
 class Member:
-    """A teacher and what the job says of it; `model` may be the student's own network, or behind a server."""
+    """A teacher and what the job says of it; `model` may be the student's own network, or not be loaded."""
 
-    model: LoadedModel | ServedModel
+    model: AnyModel
     said: Teacher
 
     def reads(self, prompt: Prompt) -> Prompt:
@@ -59,6 +61,12 @@ class Teachers:
     """All teachers of a run, in the job's order."""
 
     members: tuple[Member, ...]
+
+    @property
+    def recorded(self) -> list[tuple[int, RecordedModel]]:
+        """Those with a record, by number."""
+        found = ((index, one.model) for index, one in enumerate(self.members))
+        return [(index, model) for index, model in found if isinstance(model, RecordedModel)]
 
     @property
     def only(self) -> LoadedModel:
@@ -129,14 +137,16 @@ class Teachers:
             place, scoring = f"{field}, row {row + 1}", self.of(prompt)
             if not scoring:
                 raise self._unscored(prompt, place)
-            served = [index for index in scoring if self.members[index].said.served]
-            if served and len(scoring) > 1:
+            telling = [index for index in scoring if self.members[index].said.tells_top_k]
+            if telling and len(scoring) > 1:
+                knob = "served" if self.members[telling[0]].said.served else "scores"
                 raise BadInput(
                     "teachers.served_together",
-                    "Several teachers score the prompt, and one behind a server tells its top k alone, so "
-                    "that it cannot be put together with another.",
-                    remedy="Give the teachers tags that no prompt shares, or load them all by the job.",
-                    field=f"teachers.{served[0]}.served, {place}",
+                    "Several teachers score the prompt, and one behind a server or with a record tells its "
+                    "top k alone, so that it cannot be put together with another.",
+                    remedy="Give the teachers tags that no prompt shares, or load them all by the job "
+                    "without keeping their scores.",
+                    field=f"teachers.{telling[0]}.{knob}, {place}",
                 )
             for index in scoring:
                 try:
@@ -173,7 +183,11 @@ def load(job: Job, student: LoadedModel, servers: Servers, *, device: torch.devi
                 remedy="Name the student's own model without a server, or set follows to frozen.",
                 field=f"{field}.follows",
             )
-        model: LoadedModel | ServedModel
+        model: AnyModel
+        if said.scores is not None and said.is_replayed:
+            replayed = records.replay(said, said.scores, device=device, field=field)
+            members.append(Member(replayed, said))
+            continue
         if said.served is not None:
             model = _served(job, index, servers, device=device)
         elif said.follows == "student":
@@ -182,6 +196,8 @@ def load(job: Job, student: LoadedModel, servers: Servers, *, device: torch.devi
         else:
             model = models.load(said, device=device, field=field)
             model.model.requires_grad_(requires_grad=False)
+        if said.scores is not None:
+            model = records.keep(model, said, said.scores, job=job, device=device)
         members.append(Member(model, said))
     return Teachers(tuple(members))
 

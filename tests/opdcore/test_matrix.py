@@ -17,8 +17,8 @@ def named(cell):
 
 
 def test_the_matrix_is_whole():
-    assert len(CELLS) == len(set(CELLS)) == 6 * 7 * 2 * 2
-    assert sum(cell.refusal is not None for cell in CELLS) == 2 * 4 + 6 * 2
+    assert len(CELLS) == len(set(CELLS)) == 6 * 8 * 2 * 2
+    assert sum(cell.refusal is not None for cell in CELLS) == 2 * 4 + 1 * 4 + 6 * 2
 
 
 @pytest.mark.parametrize("cell", [one for one in CELLS if one.refusal], ids=named)

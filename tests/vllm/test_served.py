@@ -236,6 +236,20 @@ def test_several_processes_ask_a_server_that_they_share(tmp_path):
             assert served[key] == pytest.approx(loaded[key], abs=2e-4, rel=2e-3), key
 
 
+def test_what_a_server_told_is_replayed_without_it_bit_for_bit(tmp_path):
+    def ran(mode):
+        scores = {"mode": mode, "folder": str(tmp_path / "scores")}
+        teachers = [one | {"scores": scores} for one in served_teacher()]
+        values = metrics(opdcore.run(job(3, teachers=teachers), tmp_path / mode))
+        told = ("loss", "token_reward", "overlap_ratio", "grad_norm")
+        return [[one[key] for key in told] for one in values]
+
+    assert ran("keep") == ran("replay")
+    assert not (tmp_path / "replay" / "serving").exists()
+    output = "output/model.safetensors"
+    assert (tmp_path / "keep" / output).read_bytes() == (tmp_path / "replay" / output).read_bytes()
+
+
 def test_a_server_without_the_second_runner_is_refused_before_the_first_step(tmp_path):
     teachers = served_teacher(student_top_k=True)
     with pytest.raises(BadInput) as caught:

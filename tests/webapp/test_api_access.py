@@ -93,7 +93,7 @@ def test_a_viewer_reads_and_may_not_launch(project, viewer):
 
 def test_a_viewer_changes_nothing(project, viewer):
     client, run = with_token(viewer), make_run(project, status="failed")
-    for verb in ("cancel", "resume", "clone"):
+    for verb in ("cancel", "resume", "clone", "replay"):
         errors_of(post(client, f"{RUNS}/{run.public_id}/{verb}"), 403)
     for noun, body in {
         "models": {"source": {"kind": "hub", "repo": "a/b", "revision": "main"}},
@@ -125,7 +125,7 @@ def test_what_is_in_another_project_is_absent(member):
         assert client.get(f"/api/{noun}").json()["items"] == []
     for inner in ("series", "events", "artifacts", "artifacts/1"):
         errors_of(client.get(f"{RUNS}/{run.public_id}/{inner}"), 404)
-    for verb in ("cancel", "resume", "clone"):
+    for verb in ("cancel", "resume", "clone", "replay"):
         errors_of(post(client, f"{RUNS}/{run.public_id}/{verb}"), 404)
     for inner in ("prompts",):
         errors_of(client.get(f"/api/prompt-sets/{run.train_set.public_id}/{inner}"), 404)

@@ -41,6 +41,7 @@ ACTIONS = (
     "cancel",
     "resume",
     "clone",
+    "replay",
     "rename",
     "notes",
     "tags",

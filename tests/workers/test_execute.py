@@ -304,6 +304,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_finds_its_weights_beside_its_job(h
     assert job["start"] == {"path": str(folder / "start"), "sha256": "b" * 64}
     assert (folder / "start" / "model.safetensors").read_bytes() == b"weights"
     assert job["response_cache"].endswith("/responses")
+    assert [one["scores"] for one in job["teachers"]] == [None]
 
 
 def test_what_fails_after_a_runs_end_leaves_it_ended(host, monkeypatch):

@@ -33,6 +33,8 @@ CONFLICTS = frozenset(
         "recipe.unchanged",
         "run.ended",
         "run.not_resumable",
+        "scores.not_kept_by_run",
+        "scores.record_not_whole",
     }
 )
 # What Ninja says, which is no more than the status does, and what it means.

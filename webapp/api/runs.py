@@ -18,7 +18,7 @@ from webapp.api.references import REFUSALS, WRITE_REFUSALS, Ref, VersionRef
 from webapp.api.scope import actor, chosen, project, visible
 from webapp.models import Artifact, ModelEndpoint, Pair, PromptSet, Recipe, RegisteredModel, Run
 from webapp.models.runs import RunQuerySet
-from webapp.services import live, run_files, run_list, runs, series
+from webapp.services import live, replays, run_files, run_list, runs, scores, series
 from webapp.services.asked_parts import AskedParts
 from webapp.services.predictions import Prediction
 from webapp.services.resources import DeviceNeed
@@ -40,7 +40,7 @@ class RunRow(Schema):
     pair: Ref
     recipe: VersionRef
     parent: str | None = Field(description="public_id of the run that it was made from.")
-    relation: str | None = Field(description="clone, resume, rescue or control.")
+    relation: str | None = Field(description="clone, resume, rescue, control or replay.")
     tags: list[str]
     review: str
     created_by: str | None
@@ -139,6 +139,10 @@ class LaunchBody(Document):
         None, description="public_id of the endpoint that the verifier judge asks."
     )
     name: str = Field("", max_length=120, description="Empty: named after pair and recipe.")
+    keep_scores: bool = Field(
+        default=False,
+        description="Keep what the teachers say on the worker, so that the run can be replayed without them.",
+    )
     resources: dict[ResourceRole, DeviceNeed] = Field(
         default_factory=dict,
         description="Devices by role; absent: one to train on, which all share.",
@@ -244,6 +248,7 @@ def launch_run(request: HttpRequest, body: LaunchBody) -> Status[Run]:
         ),
         name=body.name,
         resources=body.model_dump(mode="json")["resources"],
+        kept_scores=scores.KEEP if body.keep_scores else None,
     )
     return Status(201, again(run))
 
@@ -271,6 +276,13 @@ def clone_run(request: HttpRequest, public_id: str, body: CloneBody) -> Status[R
     """Launches the same pair, recipe and prompt sets again."""
     run = visible(rows(), request, public_id)
     return Status(201, again(runs.clone(run, actor=actor(request), name=body.name)))
+
+
+@router.post("/{public_id}/replay", response={201: RunReply, **WRITE_REFUSALS}, summary="Replay")
+def replay_run(request: HttpRequest, public_id: str, body: CloneBody) -> Status[Run]:
+    """Launches the same without its teacher, from the scores that the run has kept."""
+    run = visible(rows(), request, public_id)
+    return Status(201, again(replays.replay(run, actor=actor(request), name=body.name)))
 
 
 @router.get("/{public_id}/series", response={200: SeriesReply, **REFUSALS}, summary="Metric series")

@@ -160,6 +160,13 @@ class LaunchForm(DevicesForm):
     recipe = forms.ModelChoiceField(
         Recipe.objects.none(), to_field_name="public_id", help_text="What is done, in stages."
     )
+    keep_scores = forms.BooleanField(
+        required=False,
+        label="Keep the teacher's scores",
+        help_text="What it says is kept on the worker: the same run again asks it for nothing, and can be "
+        "replayed without it. It then tells its top k alone: support teacher, or form sampled. A token takes "
+        "8 bytes for each of the k and one more.",
+    )
     name = forms.CharField(
         required=False, max_length=120, help_text="Empty: named after its pair and recipe."
     )

@@ -59,6 +59,7 @@ class Run(Owned):
         RESUME = "resume", "Resume"
         RESCUE = "rescue", "Rescue"
         CONTROL = "control", "Control"
+        REPLAY = "replay", "Replay"
 
     name = models.CharField(max_length=120)
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
@@ -92,6 +93,10 @@ class Run(Owned):
     )
     snapshot = models.JSONField()
     resources = models.JSONField(default=dict)
+    # Whether it names models of the hub; the host that has fetched them, and the one that does so now.
+    downloads = models.BooleanField(default=False)
+    downloaded_to = models.CharField(max_length=200, blank=True)
+    downloading_to = models.CharField(max_length=200, blank=True)
     # What decides the teacher's server of its own, so that runs of equal ones can share it.
     teacher_server = models.CharField(max_length=64, blank=True)
     notes = models.TextField(blank=True)

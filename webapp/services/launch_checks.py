@@ -16,7 +16,7 @@ from opdcore.contract.recipe import Stage
 from opdcore.inspection import ModelCard
 from opdcore.refusals import resource_faults
 from webapp.models import Pair, PromptSet, RegisteredModel
-from webapp.services import estimates, serving
+from webapp.services import estimates, scores, serving
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.checkpoints import folder_of
 from webapp.services.launch_preview import examples, prompts_with, tag_sets
@@ -34,10 +34,13 @@ def problems(
     held_out: PromptSet | None,
     asked: AskedParts = NOTHING_ASKED,
     resources: Mapping[str, Any] | None = None,
+    kept_scores: dict[str, Any] | None = None,
 ) -> list[ErrorInfo]:
     """Everything that would make the run fail, or say nothing, after it started."""
+    # A teacher that is replayed may be gone.
+    loaded = [pair.student] if scores.is_replay(kept_scores) else _models_of(pair)
     return [
-        *(one for model in _models_of(pair) for one in _of_model(model, "pair")),
+        *(one for model in loaded for one in _of_model(model, "pair")),
         *_of_token_maps(pair, recipe),
         *_of_teachers(pair, recipe),
         *(
@@ -53,6 +56,7 @@ def problems(
         *_of_stages(pair, recipe),
         *_of_experiments(pair, recipe),
         *serving.problems(pair.project, recipe, resources),
+        *scores.problems(pair, recipe, kept_scores),
         *_of_disk(pair, recipe, resources),
         *resource_faults(as_job(resources or {}), serving.roles(resources)),
     ]

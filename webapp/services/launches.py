@@ -23,6 +23,7 @@ from webapp.services import (
     machines,
     recipes,
     runs,
+    scores,
     serving,
 )
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
@@ -44,6 +45,12 @@ class Choice:
     name: str = ""
     resources: dict[str, Any] | None = None
     parent: Run | None = None
+    keep_scores: bool = False
+
+    @property
+    def kept_scores(self) -> dict[str, Any] | None:
+        """As the run's snapshot says it."""
+        return scores.KEEP if self.keep_scores else None
 
     @property
     def document(self) -> RecipeDocument:
@@ -57,6 +64,7 @@ class Review:
     problems: list[ErrorInfo]
     warnings: list[ErrorInfo]
     needs: Needs | None
+    scores_bytes: int | None
     sides: list[Side]
     queue_length: int
     job: str
@@ -75,7 +83,13 @@ def review(choice: Choice) -> Review:
         "held_out": choice.held_out,
         "asked": choice.asked,
     }
-    problems = launch_checks.problems(pair, document, **sets, resources=choice.resources)  # type: ignore[arg-type]
+    problems = launch_checks.problems(
+        pair,
+        document,
+        **sets,  # type: ignore[arg-type]
+        resources=choice.resources,
+        kept_scores=choice.kept_scores,
+    )
     readable = not any(one.code == "launch.prompt_set_not_ready" for one in problems)
     warned = launch_preview.warnings(pair, document, **sets) if readable else []  # type: ignore[arg-type]
     warned += machines.misfits(choice.resources or {})
@@ -90,6 +104,7 @@ def review(choice: Choice) -> Review:
             resources=choice.resources,
         ),
         sides=launch_preview.examples(pair, choice.train) if readable else [],
+        scores_bytes=scores.disk_bytes(document) if choice.keep_scores else None,
         queue_length=estimates.queue_length(),
         job=_job(choice),
         body=_body(choice),
@@ -112,6 +127,7 @@ def launch(choice: Choice, *, project: Project, actor: User) -> Run:
         parent=choice.parent,
         relation=Run.Relation.CLONE if choice.parent else None,
         start=_start(choice),
+        kept_scores=choice.kept_scores,
     )
 
 
@@ -144,6 +160,7 @@ def _body(choice: Choice) -> str | None:
     asked: dict[str, Any] = {name: part.public_id for name, part in parts.items()}
     asked |= {"name": choice.name} if choice.name else {}
     asked |= {"resources": choice.resources} if choice.resources else {}
+    asked |= {"keep_scores": True} if choice.keep_scores else {}
     return json.dumps(asked, indent=2).replace("'", "\\u0027")
 
 
@@ -158,6 +175,7 @@ def _job(choice: Choice) -> str:
         held_out=choice.held_out,
         asked=choice.asked,
     )
+    frozen["scores"] = choice.kept_scores
     frozen["serving"] = serving.frozen(choice.pair.project, choice.resources or {}, choice.document)
     run = Run(public_id="my-run", attempt=1, snapshot=frozen, resources=choice.resources or {})
     held_out = Path("held-out.jsonl") if choice.held_out else None

@@ -185,7 +185,9 @@ def reason(run: Run) -> str | None:
     if run.status != Run.Status.QUEUED:
         return None
     hosts = [host.there for host in _hosts(set()) if host.is_fresh]
-    rows = _queued().only("pk", "host", "resources", "teacher_server")[:SHOWN_QUEUE]
+    rows = _queued().only(
+        "pk", "host", "resources", "teacher_server", "progress", "downloads", "downloaded_to"
+    )[:SHOWN_QUEUE]
     return waiting_reasons.of(list(rows), hosts).get(run.pk)
 
 

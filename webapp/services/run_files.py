@@ -27,6 +27,7 @@ NAMES = {
     "evaluation": "Evaluations",
     "trace": "Traces",
     "selection": "Selected prompts",
+    "scores": "Teacher's scores",
     "log": "Logs",
     "checkpoint": "Checkpoints",
 }

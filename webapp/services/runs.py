@@ -41,7 +41,7 @@ from webapp.models import (
 )
 from webapp.models.ownership import Owned
 from webapp.permissions import Action, require
-from webapp.services import audit, estimates, launch_checks, launch_preview, serving
+from webapp.services import audit, estimates, launch_checks, launch_preview, scores, serving
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.predictions import prediction
 from webapp.services.resources import as_job, as_stored
@@ -81,10 +81,12 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     relation: str | None = None,
     start: dict[str, Any] | None = None,
     lineage: dict[str, Any] | None = None,
+    kept_scores: dict[str, Any] | None = None,
 ) -> Run:
     """Queues a run with a snapshot of all it is made of; raises LaunchRefused, or PermissionDenied.
 
-    `start` is a checkpoint as `starts.taken` tells it, `lineage` why this run was made from its parent.
+    `start` is a checkpoint as `starts.taken` tells it, `lineage` why this run was made from its parent,
+    `kept_scores` what becomes of its teachers' scores, as `scores` freezes it.
     """
     require(actor, "launch", project)
     _same_project(project, pair=pair, recipe=recipe, train=train, held_out=held_out, parent=parent)
@@ -92,7 +94,13 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     document = recipe.contract
     wanted = as_stored(resources or {})
     found = launch_checks.problems(
-        pair, document, train=train, held_out=held_out, asked=asked, resources=wanted
+        pair,
+        document,
+        train=train,
+        held_out=held_out,
+        asked=asked,
+        resources=wanted,
+        kept_scores=kept_scores,
     )
     if found:
         raise LaunchRefused(found)
@@ -112,6 +120,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         relation=relation,
         resources=wanted,
         teacher_server=serving.teacher_server(pair, wanted, document),
+        downloads=_names_hub(pair, asked.writer),
         steps_total=sum(document.steps_by_stage),
         predicted=_predicted(pair, document, train, wanted),
         snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
@@ -119,6 +128,7 @@ def launch(  # noqa: PLR0913 (what a run is made of)
             "start": start,
             "lineage": lineage,
             "serving": serving.frozen(project, wanted, document),
+            "scores": kept_scores,
         },
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}
@@ -196,7 +206,8 @@ def resume(run: Run, *, actor: User) -> Run:
 
 
 def clone(run: Run, *, actor: User, name: str = "") -> Run:
-    """Launches the same pair, recipe and prompt sets again as a child of the run."""
+    """Launches the same pair, recipe and prompt sets again as a child of the run; a replay asks its teacher."""
+    kept = scores.of_run(run)
     return launch(
         actor=actor,
         project=run.project,
@@ -210,6 +221,7 @@ def clone(run: Run, *, actor: User, name: str = "") -> Run:
         parent=run,
         relation=Run.Relation.CLONE,
         start=run.snapshot.get("start"),
+        kept_scores=None if scores.is_replay(kept) else kept,
     )
 
 
@@ -292,8 +304,8 @@ def review(run: Run, state: str, *, actor: User) -> Run:
 class LocalFiles:
     """Where the worker has put what a job reads.
 
-    `start` is a folder with the weights to start from, `response_cache` one that runs share, and
-    `teacher_server` one where runs of one teacher share its server.
+    `start` is a folder with the weights to start from; `response_cache` and `scores` are shared by runs,
+    and `teacher_server` by those of one teacher, which ask its server together.
     """
 
     train: Path
@@ -302,6 +314,7 @@ class LocalFiles:
     outside: Path | None = None
     start: Path | None = None
     response_cache: Path | None = None
+    scores: Path | None = None
     teacher_server: Path | None = None
 
 
@@ -319,8 +332,12 @@ def job_document(
             "attempt": run.attempt,
             "student": frozen["student"]["participant"],
             "teachers": [
-                teacher["participant"] | {"served": served.get("teacher")}
-                for teacher in frozen["teachers"]
+                teacher["participant"]
+                | {
+                    "served": served.get("teacher"),
+                    "scores": scores.as_job(frozen.get("scores"), files.scores, teacher=number),
+                }
+                for number, teacher in enumerate(frozen["teachers"])
             ],
             "sampler": served.get("sample"),
             "writer": (frozen.get("writer") or {}).get("participant"),
@@ -391,6 +408,12 @@ def _frozen_family(family: Family) -> dict[str, Any]:
         "name": family.name,
         "calibration": family.document if family.has_controls else None,
     }
+
+
+def _names_hub(pair: Pair, writer: RegisteredModel | None) -> bool:
+    """Whether a model is fetched before the run starts."""
+    models = [pair.student, *(one.model for one in pair.teachers.all()), writer]
+    return any(one.source_kind == RegisteredModel.Source.HUB for one in models if one)
 
 
 def _side(model: RegisteredModel, rendering: dict[str, Any], **knobs: object) -> dict[str, Any]:

@@ -123,27 +123,36 @@ def problems(
                 field="resources",
             )
         if need.served and role == "teacher":
-            told = _tells_student_top_k(project, need)
-            yield from _of_teacher(recipe, student_top_k=told)
+            yield from told_top_k(
+                recipe,
+                whose="has the teacher behind a server",
+                code="served_teacher",
+                field="teacher_served",
+                student_top_k=_tells_student_top_k(project, need),
+            )
 
 
-def _of_teacher(recipe: RecipeDocument, *, student_top_k: bool) -> Iterator[ErrorInfo]:
+def told_top_k(
+    recipe: RecipeDocument, *, whose: str, code: str, field: str, student_top_k: bool = False
+) -> Iterator[ErrorInfo]:
+    """What a recipe cannot do with a teacher that tells its top k, and perhaps the student's, alone."""
     for index, stage in enumerate(recipe.stages):
         if stage.kind == "diagnose":
             yield ErrorInfo(
-                code="diagnose.served_teacher",
+                code=f"diagnose.{code}",
                 message=f"Stage {index + 1} diagnoses, which compares whole distributions.",
-                remedy="Have the teacher loaded by the job, or choose a recipe without diagnose.",
-                field="teacher_served",
+                remedy="Have the teacher loaded by the job without keeping its scores, or choose a recipe "
+                "without diagnose.",
+                field=field,
             )
         reason = _refusal(stage, student_top_k=student_top_k)
         if reason is not None:
             what, _, remedy = reason.replace(": ", " ", 1).partition("; ")
             yield ErrorInfo(
-                code="recipe.served_teacher",
-                message=f"Stage {index + 1} has the teacher behind a server, and {what}.",
+                code=f"recipe.{code}",
+                message=f"Stage {index + 1} {whose}, and {what}.",
                 remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
-                field="teacher_served",
+                field=field,
             )
 
 

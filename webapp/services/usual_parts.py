@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from webapp.models import Pair, Project, PromptSet, Recipe, Run, User
+from webapp.services import scores
 from webapp.services.asked_parts import AskedParts
 from webapp.services.resources import GIB, parsed
 
@@ -33,6 +34,7 @@ def of_run(run: Run) -> Parts:
         "recipe": run.recipe.public_id,
         **{role: one.public_id for role, one in AskedParts.of_run(run).given()},
         **_devices(run),
+        **({"keep_scores": "on"} if scores.of_run(run) == scores.KEEP else {}),
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.template.defaultfilters import filesizeformat
 
 from webapp.models import Run
 from webapp.services.allocation import Decision, Request, Unit, decisions
@@ -42,13 +43,15 @@ def _request(run: Run) -> Request:
 
 
 def _may_run(run: Run, host: There) -> bool:
-    """Its folder is on that host, or nowhere yet, or everywhere."""
+    """Its models are on that host, and its folder too, or nowhere yet, or everywhere."""
+    if run.downloads and run.downloaded_to != host.host:
+        return False
     return not run.host or settings.WORKER_SHARED_STATE or run.host == host.host
 
 
 def _told(run: Run, found: Sequence[tuple[There, Decision]]) -> str:
     if not found:
-        return f"Its run folder is on {run.host}, whose worker is silent."
+        return _nowhere(run)
     if any(one.granted for _, one in found):
         return "It starts in a moment."
     suited = [(host, one) for host, one in found if one.fits]
@@ -61,6 +64,16 @@ def _told(run: Run, found: Sequence[tuple[There, Decision]]) -> str:
     if any(_would_use(one.request, host) for host, one in suited):
         return f"Waits for {wanted}; what is free is kept for older runs."
     return f"Waits for {wanted}; none is free."
+
+
+def _nowhere(run: Run) -> str:
+    """Why no host may run it yet."""
+    if not run.downloads or run.downloaded_to:
+        return f"Its run folder is on {run.host or run.downloaded_to}, whose worker is silent."
+    if run.progress:
+        done, total = (filesizeformat(run.progress[key]) for key in ("done", "total"))
+        return f"Its models are being downloaded: {done} of {total}."
+    return "Its models are downloaded next; it holds no device meanwhile."
 
 
 def _would_use(request: Request, host: There) -> bool:

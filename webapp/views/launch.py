@@ -22,7 +22,7 @@ from webapp.services.runs import LaunchRefused
 from webapp.views.scope import actor, chosen_project
 
 NO_CONTENT = 204
-FIELDS = ("pair", "train", "held_out", "recipe", "name", *DEVICE_FIELDS)
+FIELDS = ("pair", "train", "held_out", "recipe", "name", "keep_scores", *DEVICE_FIELDS)
 # What is shown only where the recipe asks for it.
 ASKED_FIELDS = needs.ROLES
 
@@ -121,7 +121,8 @@ def _choice(form: LaunchForm, request: HttpRequest) -> tuple[Choice | None, Knob
     knobs_form = KnobsForm(recipe, request.POST if fresh else None)
     if not sound or (fresh and not knobs_form.is_valid()):
         return None, knobs_form
-    chosen = {name: form.cleaned_data[name] for name in ("pair", "train", "held_out", "name")}
+    names = ("pair", "train", "held_out", "name", "keep_scores")
+    chosen = {name: form.cleaned_data[name] for name in names}
     choice = Choice(
         **chosen,
         recipe=recipe,

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 from opdcore.contract.errors import BadInput
 from webapp.models import Comment, Run
 from webapp.permissions import allows
-from webapp.services import checkpoints, runs
+from webapp.services import checkpoints, replays, runs
 from webapp.views.scope import actor, visible
 
 PAGE = Run.objects.select_related("project", "pair", "recipe", "created_by", "reviewed_by")
@@ -49,6 +49,19 @@ def clone(request: HttpRequest, public_id: str) -> HttpResponse:
     run = visible(PAGE.select_related(*PARTS), request, public_id)
     try:
         again = runs.clone(run, actor=actor(request))
+    except BadInput as error:
+        messages.error(request, f"{error.info.message} {error.info.remedy}")
+        return redirect("run", public_id)
+    messages.success(request, f"Launched {again.name}.")
+    return redirect("run", again.public_id)
+
+
+@require_POST
+def replay(request: HttpRequest, public_id: str) -> HttpResponse:
+    """Launches the same without its teacher, and opens it."""
+    run = visible(PAGE.select_related(*PARTS), request, public_id)
+    try:
+        again = replays.replay(run, actor=actor(request))
     except BadInput as error:
         messages.error(request, f"{error.info.message} {error.info.remedy}")
         return redirect("run", public_id)

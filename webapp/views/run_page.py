@@ -25,6 +25,7 @@ from webapp.services import (
     predictions,
     run_files,
     run_report,
+    scores,
     selections,
     series,
     serving,
@@ -156,6 +157,8 @@ def details(request: HttpRequest, public_id: str) -> HttpResponse:
             for role in needs.PROMPT_ROLES
             if role in run.snapshot["prompt_sets"]
         ],
+        "is_replay": scores.is_replay(scores.of_run(run)),
+        "kept_scores": scores.kept(run),
         "recipe_yaml": yaml.safe_dump(document, sort_keys=False, allow_unicode=True),
         "compared": predictions.compared(run),
         "prediction": predictions.of(run),
@@ -186,6 +189,7 @@ def _status(request: HttpRequest, run: Run) -> dict[str, Any]:
         "only_diagnoses": {span.kind for span in series.stages(run)} == {"diagnose"},
         "ladder": _ladder(evaluations) if evaluations else [],
         "has_output": run.artifacts.filter(kind="output", dropped=False).exists(),
+        "may_replay": scores.may_replay(run),
         "may_launch": allows(request.user, "launch", run.project),
         "may_edit": allows(request.user, "edit", run.project),
         "may_comment": allows(request.user, "comment", run.project),

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("webapp", "0014_shared_servers"),
+        ("webapp", "0016_downloads"),
     ]
 
     operations = [

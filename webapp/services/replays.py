@@ -1,0 +1,41 @@
+"""A run made once more without its teacher, from the scores that the first one kept.
+
+It knows no file: the worker that kept the scores has them.
+"""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from webapp.models import Run, User
+from webapp.permissions import require
+from webapp.services import runs, scores
+from webapp.services.asked_parts import AskedParts
+
+
+@transaction.atomic
+def replay(run: Run, *, actor: User, name: str = "") -> Run:
+    """Launches the same pair, recipe and prompts, with the record in the teacher's place.
+
+    It goes to the worker that has the record. Raises BadInput where the run has left none.
+    """
+    require(actor, "launch", run.project)
+    child = runs.launch(
+        actor=actor,
+        project=run.project,
+        pair=run.pair,
+        recipe=run.recipe,
+        train=run.train_set,
+        held_out=run.held_out_set,
+        asked=AskedParts.of_run(run),
+        name=name or f"{run.name[:104]} replayed",
+        # Nobody is asked, so the teacher needs no device and no server.
+        resources={role: one for role, one in run.resources.items() if role != "teacher"},
+        parent=run,
+        relation=Run.Relation.REPLAY,
+        start=run.snapshot.get("start"),
+        kept_scores=scores.replayed(run),
+    )
+    child.host = run.host
+    child.save(update_fields=["host"])
+    return child
