@@ -95,6 +95,7 @@ def test_two_processes_follow_the_trajectory_of_one(alone, together):
     assert_close(alone.weights(), together.weights())
 
 
+@pytest.mark.slow
 def test_layers_computed_anew_in_two_processes_leave_the_trajectory_as_it_is(alone, tmp_path):
     anew = ran(tmp_path, TWO, gradient_checkpointing="always")
     assert_alike(alone, anew)

@@ -251,6 +251,7 @@ def test_a_resumed_run_asks_its_server_for_no_text_twice_and_is_replayed_without
     assert values_of(replayed)[2] == values_of(resumed)[2] == values_of(whole)[2]
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_record_and_replay_it(tmp_path, models):
     two = {"train": {"devices": ["cpu:0", "cpu:1"], "threads": 2}}
     recipe = make_recipe(k=K, support="teacher", steps=2, trace_steps=2)

@@ -35,6 +35,7 @@ def test_a_launch_gives_the_queued_run(project, member, client):
         "kind": "cuda",
         "count": 1,
         "memory_bytes": None,
+        "memory_share": None,
         "threads": None,
         "served": False,
         "endpoint": None,

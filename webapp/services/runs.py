@@ -140,14 +140,18 @@ def launch(  # noqa: PLR0913 (what a run is made of)
 def _predicted(
     pair: Pair, recipe: RecipeDocument, train: PromptSet, wanted: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """What the run is taken to need, as the check of the launch shows it."""
-    found = estimates.of(
-        pair,
-        recipe,
-        longest_prompt=launch_preview.longest_prompt(pair, train),
-        tags=launch_preview.tag_counts(train),
-        resources=wanted,
-    )
+    """What the run is taken to need, as the check of the launch shows it; None where that is not known."""
+    try:
+        found = estimates.of(
+            pair,
+            recipe,
+            longest_prompt=launch_preview.longest_prompt(pair, train),
+            tags=launch_preview.tag_counts(train),
+            resources=wanted,
+        )
+    except OSError as error:
+        log.warning("nothing was predicted: the prompts cannot be read", error=str(error))
+        return None
     return prediction(found).model_dump(mode="json") if found else None
 
 

@@ -5,11 +5,11 @@ tokens that a request names, and only a GPU has it otherwise.
 """
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 
 if find_spec("triton") is not None:
     os.environ["TRITON_INTERPRET"] = "1"
-    from triton.backends import backends
 
     class Interpreted:
         """What vLLM asks of a backend of Triton's before it believes in it."""
@@ -21,4 +21,4 @@ if find_spec("triton") is not None:
             def is_active() -> bool:
                 return True
 
-    backends["cpu"] = Interpreted
+    import_module("triton.backends").backends["cpu"] = Interpreted
