@@ -61,6 +61,19 @@ def test_roles_of_their_own_devices_are_told_apart_and_endpoints_take_nothing(pr
     assert roles == {"here": [], "server": ["sample", "teacher"], "endpoint": []}
 
 
+def test_servers_that_a_run_starts_take_their_time(project, parts):  # noqa: F811
+    pair, recipe = parts["pair"], parts["recipe"].contract
+    with_cards(pair)
+    pair = type(pair).objects.get(pk=pair.pk)
+    own, theirs = (
+        estimates.of(
+            pair, recipe, resources={"teacher": {"served": True, "count": 0} | more}
+        ).seconds
+        for more in ({}, {"endpoint": "ep.1"})
+    )
+    assert own - theirs == pytest.approx(estimates.SERVER_START_SECONDS)
+
+
 def test_a_teacher_of_some_tags_scores_the_share_of_prompts_that_has_them(project, parts):  # noqa: F811
     pair, recipe = parts["pair"], parts["recipe"].contract
     with_cards(pair)

@@ -17,6 +17,9 @@ from opdcore.planning import Setting, answered_tokens, forecast
 from webapp.models import Device, Pair, Run
 from webapp.services.resources import parsed
 
+# Until a run's own vLLM servers answer; they start together. Seen: 45 to 90 on two cores.
+SERVER_START_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -71,14 +74,19 @@ def of(
     if found is None:
         return None
     pace = _pace(pair)
+    seconds = found.seconds + SERVER_START_SECONDS * _starts_servers(resources or {})
     return Needs(
         memory=_without_endpoints(found.memory, resources or {}),
         disk=found.disk,
-        seconds=answered_tokens(recipe) * pace.seconds_per_token if pace else found.seconds,
+        seconds=answered_tokens(recipe) * pace.seconds_per_token if pace else seconds,
         device=device.name if device else "a processor",
         device_memory_bytes=device.memory_bytes if device else None,
         basis=f"at the pace of {pace.run.name}" if pace else "from the models' sizes; rough",
     )
+
+
+def _starts_servers(resources: Mapping[str, Any]) -> bool:
+    return any(need.served and not need.endpoint for need in parsed(resources).values())
 
 
 def _device(resources: Mapping[str, Any]) -> Device | None:
