@@ -71,7 +71,7 @@ def download(model: HubModel, *, told: Told, field: str) -> Here:
     try:
         folder = _fetch(model, told, field)
     except BadInput as error:
-        # Not where the hub has refused: a copy that is here may be of a project with another token.
+        # Where the hub refuses, its word counts.
         found = find(model) if error.info.code == UNREACHABLE else None
         if found is None:
             raise
@@ -100,7 +100,7 @@ def _fetch(model: HubModel, told: Told, field: str) -> Path:
         total = sum(file.file_size or 0 for file in files if file.will_download)
         cache = Path(files[0].local_path).parents[2] if files else Path()
         _forget_parts(cache)
-        _refuse_small_disk(cache, total, field)
+        _refuse_small_disk(model, cache, total, field=field)
         with _watched(cache, total, told):
             folder = snapshot_download(model.repo, revision=model.revision, allow_patterns=FILES)
     return Path(folder)
@@ -115,14 +115,14 @@ def _forget_parts(cache: Path) -> None:
                 part.unlink()
 
 
-def _refuse_small_disk(cache: Path, wanted: int, field: str) -> None:
+def _refuse_small_disk(model: HubModel, cache: Path, wanted: int, *, field: str) -> None:
     """Raises BadInput before the first byte where not all of them would fit."""
     there = next((one for one in (cache, *cache.parents) if one.exists()), Path())
     free = shutil.disk_usage(there).free
     if wanted > free:
         raise BadInput(
             "model.disk_full",
-            f"{cache.name} takes {wanted} bytes and its disk has {free}.",
+            f"{model.repo} takes {wanted} bytes more, and the disk of the hub's cache has {free}.",
             remedy="Free space for it on this host, or point HF_HOME to a larger disk.",
             field=field,
         )
