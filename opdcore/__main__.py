@@ -88,7 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     download = commands.add_parser("download", help="fetch models of the hub, without a device")
     download.add_argument("models", nargs="+", metavar="REPO@REVISION")
     download.add_argument("--status", type=Path, required=True, help="file that says how far it is")
-    download.add_argument("--parent", type=int, metavar="PID", help="end when this process does")
     download.set_defaults(command=_download)
 
     recipe = commands.add_parser("recipe", help="work with recipes")
@@ -166,8 +165,6 @@ def _download(arguments: argparse.Namespace) -> int:
         aside.write_text(json.dumps(told), encoding="utf-8")
         aside.rename(arguments.status)
 
-    if arguments.parent is not None:
-        hub.end_with(arguments.parent)
     commits = {}
     for name in arguments.models:
         repo, _, revision = name.rpartition("@")

@@ -6,7 +6,6 @@ have wholly come are kept and the others begin anew. It knows no device and load
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import threading
@@ -77,17 +76,6 @@ def download(model: HubModel, *, told: Told, field: str) -> Here:
             raise
         folder = found
     return Here(folder, folder.name)
-
-
-def end_with(parent: int) -> None:
-    """Ends this process once the one that began it is gone, so that no two fetch the same."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(TOLD_EVERY_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _fetch(model: HubModel, told: Told, field: str) -> Path:

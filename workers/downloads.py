@@ -126,20 +126,12 @@ class Downloads:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = home / "download.json"
         status.unlink(missing_ok=True)
-        argv = [
-            sys.executable,
-            "-m",
-            "opdcore",
-            "download",
-            "--status",
-            str(status),
-            "--parent",
-            str(os.getpid()),
-            *models_of(run),
-        ]
+        # Tied to this worker: where it is killed, the next one does not fetch beside it.
+        leash = [sys.executable, "-m", "opdcore.leash", str(os.getpid()), str(settings.BASE_DIR)]
+        argv = [*leash, "opdcore", "download", "--status", str(status), *models_of(run)]
         with (home / "download.log").open("ab") as output:
             process = subprocess.Popen(
-                argv, env=_environment(run), cwd=settings.BASE_DIR, stdin=subprocess.DEVNULL,
+                argv, env=_environment(run), stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         log.info("download began", run=run.public_id, models=models_of(run))

@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import threading
 import time
 from contextlib import contextmanager
@@ -12,15 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from django.db import connections
 from django.utils import timezone
 
+from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.lab.record import shipped
 from tests.workers.rows import make_run, make_user
 from webapp.models import Run, Worker
 from webapp.services import machines, project_secrets
 from webapp.services.machines import FRESH_SECONDS
 from workers import job_folder, leases
+from workers.broker import wait_until
 from workers.downloads import Downloads, models_of
+from workers.execute import execute
 
 NOBODY = "http://127.0.0.1:9"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -178,12 +181,15 @@ def test_a_branch_is_pinned_to_the_commit_that_was_fetched_and_found_without_the
     from opdcore.contract.participant import HubModel
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(_cache()))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     asked = len(hub.seen)
     folder = ours.find(HubModel(repo=REPO, revision=COMMIT))
     assert sorted(file.name for file in folder.iterdir()) == sorted(NAMES)
     assert (folder / NAMES[-1]).read_bytes() == (hub.folder / NAMES[-1]).read_bytes()
     assert len(hub.seen) == asked
     assert ours.find(HubModel(repo=REPO, revision="main")) is None
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert ours.find(HubModel(repo=REPO, revision="main")) == folder
 
 
 def _cache():
@@ -339,36 +345,33 @@ def test_a_download_that_cannot_begin_is_not_said_to_be_under_way(host, hub, set
     assert run.downloaded_to == worker.host
 
 
-def test_a_download_ends_with_its_worker(hub, tmp_path):
+@pytest.mark.django_db(transaction=True)
+def test_a_download_ends_with_the_thread_of_the_worker_that_began_it(host, hub):
     hub.slow_seconds = 20.0
-    argv = f"['-m', 'opdcore', 'download', '--status', {str(tmp_path / 'said')!r}, '{REPO}@main']"
-    program = (
-        "import os, subprocess, sys, time\n"
-        f"argv = [sys.executable, *{argv}, '--parent', str(os.getpid())]\n"
-        "print(subprocess.Popen(argv, start_new_session=True).pid, flush=True)\n"
-        "time.sleep(60)"
-    )
-    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    child = int(worker.stdout.readline())
-    until = time.monotonic() + 60
-    while not hub.ranges and time.monotonic() < until:
-        time.sleep(0.1)
-    assert (len(hub.ranges), _lives(child)) == (1, True)
-    worker.kill()
-    worker.wait()
-    until = time.monotonic() + 10
-    while _lives(child) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not _lives(child)
+    worker, run = host(), make_queued()
+    downloads, is_seen = Downloads(worker.host), threading.Event()
 
+    def work():
+        try:
+            downloads.look()
+            is_seen.wait(60)
+        finally:
+            connections.close_all()
 
-def _lives(process):
-    """Whether it is there, and not merely waiting for its exit code to be read."""
-    stat = Path(f"/proc/{process}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert wait_until(lambda: len(hub.ranges) == 1, 60)
+    assert downloads.current.process.poll() is None
+    is_seen.set()
+    thread.join()
+    assert downloads.current.process.wait(10) == -signal.SIGKILL
+    # The next worker of this host is the only one that fetches.
+    hub.slow_seconds = 0.0
+    after = Downloads(worker.host)
+    after.begin()
+    fetched(after)
+    run.refresh_from_db()
+    assert (run.downloaded_to, hub.ranges) == (worker.host, [None, None])
 
 
 @pytest.mark.django_db
@@ -447,3 +450,23 @@ def test_a_worker_that_starts_anew_takes_up_what_it_left(host, hub):
     fetched(downloads)
     run.refresh_from_db()
     assert run.downloaded_to == worker.host
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_a_fetched_teacher_trains_a_student_without_the_hub(host, hub, settings, monkeypatch):
+    settings.WORKER_WARM = False
+    worker, run = host(), make_queued()
+    stage = {"kind": "distill", "steps": 1, "prompts_per_step": 2, "max_response_tokens": 8}
+    document = RecipeDocument(name="one step", stages=[stage])
+    run.snapshot["recipe"]["document"] = document.model_dump(mode="json")
+    student = {"kind": "local", "path": str(shipped("sums") / "student")}
+    run.snapshot["student"]["participant"]["model"] = student
+    run.save()
+    fetched(Downloads(worker.host))
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    execute(leases.claim(worker))
+    run.refresh_from_db()
+    assert (run.status, run.error, run.step) == ("succeeded", None, 1)
+    job = json.loads((job_folder.folder(run) / "job.json").read_bytes())
+    assert job["teachers"][0]["model"] == NAMED | {"revision": COMMIT}
