@@ -1,5 +1,6 @@
 """Models of the hub: fetched while the run holds no device, told of, pinned, refused in words, never twice."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
 from django.db import connections
 from django.utils import timezone
 
@@ -462,11 +465,16 @@ def test_a_fetched_teacher_trains_a_student_without_the_hub(host, hub, settings,
     run.snapshot["recipe"]["document"] = document.model_dump(mode="json")
     student = {"kind": "local", "path": str(shipped("sums") / "student")}
     run.snapshot["student"]["participant"]["model"] = student
+    prompts = b"".join((shipped("sums") / "train.jsonl").read_bytes().splitlines(True)[:4])
+    key = storages["prompts"].save("sums.jsonl", ContentFile(prompts))
+    run.snapshot["prompt_sets"]["train"] |= {
+        "storage_key": key, "sha256": hashlib.sha256(prompts).hexdigest(), "rows": 4
+    }  # fmt: skip
     run.save()
     fetched(Downloads(worker.host))
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)
     execute(leases.claim(worker))
     run.refresh_from_db()
-    assert (run.status, run.error, run.step) == ("succeeded", None, 1)
+    assert (run.error, run.status, run.step) == (None, "succeeded", 1)
     job = json.loads((job_folder.folder(run) / "job.json").read_bytes())
     assert job["teachers"][0]["model"] == NAMED | {"revision": COMMIT}
