@@ -1,23 +1,30 @@
 """Models of the Hugging Face hub: found in this machine's cache or downloaded, progress told, refusals in words.
 
-Weights come as safetensors alone. It knows no device and loads nothing.
+Weights come as safetensors alone. A line that is cut is gone on from; of a process that ends, the files that
+have wholly come are kept and the others begin anew. It knows no device and loads nothing.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from opdcore.contract.errors import BadInput
 from opdcore.contract.participant import HubModel
+from opdcore.weights_files import read_weights
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 TOLD_EVERY_SECONDS = 1.0
+UNREACHABLE = "model.unreachable"
+# A part that nobody has written to for so long is of a process that was killed; none goes on from it.
+PART_LOST_SECONDS = 3600.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Bytes that are here, of how many.
@@ -33,37 +40,80 @@ class Here:
 
 
 def find(model: HubModel) -> Path | None:
-    """The folder of a model that is wholly here; a branch or a tag may have moved, so only of a commit."""
-    from huggingface_hub import snapshot_download
+    """The folder of a model that is wholly here.
+
+    A branch or a tag may have moved, so only of a commit, unless this machine is told to ask nobody.
+    """
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if not _COMMIT.fullmatch(model.revision):
+    if not (_COMMIT.fullmatch(model.revision) or constants.HF_HUB_OFFLINE):
         return None
     try:
-        found = snapshot_download(
-            model.repo, revision=model.revision, allow_patterns=FILES, local_files_only=True
+        found = Path(
+            snapshot_download(
+                model.repo, revision=model.revision, allow_patterns=FILES, local_files_only=True
+            )
         )
-    except LocalEntryNotFoundError:
+        # A cache without a list of the model's files cannot tell a part from the whole.
+        read_weights(found)
+    except (LocalEntryNotFoundError, BadInput):
         return None
-    return Path(found)
+    return found
 
 
 def download(model: HubModel, *, told: Told, field: str) -> Here:
-    """Fetches what is not here yet; what came before a broken connection is kept and gone on from.
+    """Fetches what is not here yet; where the hub is out of reach, what is wholly here will do.
 
     Raises BadInput where the model is gated, unknown or out of reach, or the disk is full.
     """
+    try:
+        folder = _fetch(model, told, field)
+    except BadInput as error:
+        # Where the hub refuses, its word counts.
+        found = find(model) if error.info.code == UNREACHABLE else None
+        if found is None:
+            raise
+        folder = found
+    return Here(folder, folder.name)
+
+
+def _fetch(model: HubModel, told: Told, field: str) -> Path:
     from huggingface_hub import snapshot_download
 
     with _in_words(model, field):
         files = snapshot_download(
             model.repo, revision=model.revision, allow_patterns=FILES, dry_run=True
         )
-        wanted = [file for file in files if file.will_download]
+        total = sum(file.file_size or 0 for file in files if file.will_download)
         cache = Path(files[0].local_path).parents[2] if files else Path()
-        with _watched(cache, sum(file.file_size or 0 for file in wanted), told):
+        _forget_parts(cache)
+        _refuse_small_disk(model, cache, total, field=field)
+        with _watched(cache, total, told):
             folder = snapshot_download(model.repo, revision=model.revision, allow_patterns=FILES)
-    return Here(Path(folder), Path(folder).name)
+    return Path(folder)
+
+
+def _forget_parts(cache: Path) -> None:
+    """Frees what killed downloads of this model have left behind."""
+    long_ago = time.time() - PART_LOST_SECONDS
+    for part in (cache / "blobs").glob("*.incomplete"):
+        with suppress(FileNotFoundError):
+            if part.stat().st_mtime < long_ago:
+                part.unlink()
+
+
+def _refuse_small_disk(model: HubModel, cache: Path, wanted: int, *, field: str) -> None:
+    """Raises BadInput before the first byte where not all of them would fit."""
+    there = next((one for one in (cache, *cache.parents) if one.exists()), Path())
+    free = shutil.disk_usage(there).free
+    if wanted > free:
+        raise BadInput(
+            "model.disk_full",
+            f"{model.repo} takes {wanted} bytes more, and the disk of the hub's cache has {free}.",
+            remedy="Free space for it on this host, or point HF_HOME to a larger disk.",
+            field=field,
+        )
 
 
 @contextmanager
@@ -87,8 +137,12 @@ def _watched(cache: Path, total: int, told: Told) -> Iterator[None]:
 
 
 def _bytes(cache: Path) -> int:
-    blobs = cache / "blobs"
-    return sum(file.stat().st_blocks * 512 for file in blobs.iterdir()) if blobs.is_dir() else 0
+    """What the cache holds of the model; a part may become a file while it is looked at."""
+    held = 0
+    for file in (cache / "blobs").glob("*"):
+        with suppress(FileNotFoundError):
+            held += file.stat().st_blocks * 512
+    return held
 
 
 @contextmanager
@@ -122,16 +176,17 @@ def _refusal(error: BaseException, name: str, field: str) -> BadInput:
             remedy="Check id and revision; a private model needs the project secret HF_TOKEN.",
             field=field,
         )
-    if isinstance(error, OSError) and error.errno == ENOSPC:
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
         return BadInput(
             "model.disk_full",
             f"{name} could not be fetched: the disk is full.",
-            remedy="Free space for it on this host; what has come already is kept.",
+            remedy="Free space for it on this host; the files that have wholly come are kept.",
             field=field,
         )
+    why = getattr(error, "strerror", None) or type(error).__name__
     return BadInput(
-        "model.unreachable",
-        f"{name} could not be fetched: {type(error).__name__}.",
-        remedy="Check the network; what has come already is kept. Or register a local directory.",
+        UNREACHABLE,
+        f"{name} could not be fetched: {why}.",
+        remedy="Check the network; the files that have wholly come are kept. Or register a local directory.",
         field=field,
     )

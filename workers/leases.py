@@ -95,18 +95,19 @@ def release(claimed: Claim) -> None:
     Lease.objects.filter(run=claimed.run, attempt=claimed.attempt).delete()
 
 
-def _queue(worker: Worker) -> QuerySet[Run]:
-    """Queued runs that may run here: new ones, and those whose run folder is here or lost.
+def of_host(runs: QuerySet[Run], host: str) -> QuerySet[Run]:
+    """Those whose run folder is on that host, or nowhere yet, or everywhere, or lost with its host."""
+    if settings.WORKER_SHARED_STATE:
+        return runs
+    silent = timezone.now() - timedelta(seconds=HOST_LOST_SECONDS)
+    alive = Worker.objects.filter(heartbeat_at__gt=silent).exclude(host=host)
+    return runs.exclude(host__in=alive.values("host"))
 
-    What they need of the hub was fetched to here.
-    """
+
+def _queue(worker: Worker) -> QuerySet[Run]:
+    """Queued runs that may run here; what they need of the hub was fetched to here."""
     here = Q(downloads=False) | Q(downloaded_to=worker.host)
-    runs = Run.objects.filter(here, status=Run.Status.QUEUED)
-    if not settings.WORKER_SHARED_STATE:
-        silent = timezone.now() - timedelta(seconds=HOST_LOST_SECONDS)
-        alive = Worker.objects.filter(heartbeat_at__gt=silent).exclude(pk=worker.pk)
-        runs = runs.exclude(host__in=alive.values("host"))
-    return runs
+    return of_host(Run.objects.filter(here, status=Run.Status.QUEUED), worker.host)
 
 
 def _take(run_id: int, worker: Worker) -> bool:

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from opdcore.contract.errors import BadInput
 from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set, make_recipe, make_run
-from webapp.models import AuditEntry, ModelRoot, Project, Run
+from webapp.models import AuditEntry, ModelRoot, Pair, Project, RegisteredModel, Run
 from webapp.services import runs
 
 
@@ -36,6 +36,19 @@ def test_a_launch_queues_a_run_with_a_snapshot_and_wakes_a_worker(
     assert wake_ups == ["workers.wake"]
     entry = AuditEntry.objects.get(verb="launch")
     assert (entry.actor, entry.object_id) == (member, run.public_id)
+
+
+def test_a_run_that_names_a_model_of_the_hub_is_fetched_for_first(project, member):
+    chosen = parts(project)
+    assert not runs.launch(actor=member, **chosen).downloads
+    teacher = chosen["pair"].teachers.get().model
+    RegisteredModel.objects.filter(pk=teacher.pk).update(
+        source_kind="hub", repo="tall/teacher", revision="main", path="", state="registered"
+    )
+    run = runs.launch(actor=member, **chosen | {"pair": Pair.objects.get(pk=chosen["pair"].pk)})
+    assert run.downloads
+    named = {"kind": "hub", "repo": "tall/teacher", "revision": "main"}
+    assert run.snapshot["teachers"][0]["participant"]["model"] == named
 
 
 def test_runs_without_a_name_are_told_apart_by_a_number(project, member):

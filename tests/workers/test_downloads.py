@@ -1,6 +1,10 @@
 """Models of the hub: fetched while the run holds no device, told of, pinned, refused in words, never twice."""
 
+import hashlib
 import json
+import os
+import shutil
+import signal
 import threading
 import time
 from contextlib import contextmanager
@@ -8,15 +12,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.db import connections
 from django.utils import timezone
 
+from opdcore.contract.recipe import Recipe as RecipeDocument
 from opdcore.lab.record import shipped
 from tests.workers.rows import make_run, make_user
 from webapp.models import Run, Worker
 from webapp.services import machines, project_secrets
+from webapp.services.machines import FRESH_SECONDS
 from workers import job_folder, leases
+from workers.broker import wait_until
 from workers.downloads import Downloads, models_of
+from workers.execute import execute
 
+NOBODY = "http://127.0.0.1:9"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "tall/teacher"
 NAMED = {"kind": "hub", "repo": REPO, "revision": "main"}
@@ -30,6 +42,9 @@ class Hub:
         self.gated, self.breaks = gated, breaks
         self.folder = shipped("sums") / "teacher"
         self.seen: list[tuple[str, str | None]] = []
+        self.ranges: list[str | None] = []
+        self.told_bytes: int | None = None
+        self.slow_seconds = 0.0
 
     def reply(self, method, path, headers):
         """Status, headers and body."""
@@ -49,6 +64,9 @@ class Hub:
         content = (self.folder / name).read_bytes()
         told = {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         asked = headers.get("Range")
+        if method == "GET" and name.endswith("safetensors"):
+            self.ranges.append(asked)
+            time.sleep(self.slow_seconds)
         if asked is None:
             return 200, told, content
         start = int(asked.removeprefix("bytes=").partition("-")[0])
@@ -81,7 +99,10 @@ def serving(hub):
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            is_told = (
+                self.command == "HEAD" and hub.told_bytes and self.path.endswith("safetensors")
+            )
+            self.send_header("Content-Length", str(hub.told_bytes if is_told else len(body)))
             self.end_headers()
             if self.command == "HEAD":
                 return
@@ -163,17 +184,18 @@ def test_a_branch_is_pinned_to_the_commit_that_was_fetched_and_found_without_the
     from opdcore.contract.participant import HubModel
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(_cache()))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     asked = len(hub.seen)
     folder = ours.find(HubModel(repo=REPO, revision=COMMIT))
     assert sorted(file.name for file in folder.iterdir()) == sorted(NAMES)
     assert (folder / NAMES[-1]).read_bytes() == (hub.folder / NAMES[-1]).read_bytes()
     assert len(hub.seen) == asked
     assert ours.find(HubModel(repo=REPO, revision="main")) is None
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert ours.find(HubModel(repo=REPO, revision="main")) == folder
 
 
 def _cache():
-    import os
-
     return Path(os.environ["HF_HOME"]) / "hub"
 
 
@@ -209,22 +231,168 @@ def test_what_the_hub_does_not_have_ends_the_run_in_words(host, hub, source, cod
 
 
 @pytest.mark.django_db
-def test_a_hub_out_of_reach_ends_the_run_in_words(host, hub, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+def test_a_hub_that_stays_out_of_reach_ends_the_run_in_words(host, hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
     worker, run = host(), make_queued()
-    fetched(Downloads(worker.host))
+    downloads = Downloads(worker.host, pauses=(0.0,))
+    fetched(downloads)
+    run.refresh_from_db()
+    assert (run.status, run.error) == ("queued", None)
+    fetched(downloads)
     run.refresh_from_db()
     assert (run.status, run.error["code"]) == ("failed", "model.unreachable")
 
 
 @pytest.mark.django_db
-def test_a_line_that_is_cut_is_gone_on_from(host, hub):
-    hub.breaks, worker = True, host()
+def test_a_hub_out_of_reach_is_tried_again_and_other_runs_are_fetched_meanwhile(
+    host, hub, monkeypatch
+):
+    worker, first = host(), make_queued()
+    downloads = Downloads(worker.host, pauses=(600.0,))
+    with monkeypatch.context() as away:
+        away.setenv("HF_ENDPOINT", NOBODY)
+        fetched(downloads)
+    assert "That was try 1 of 2; the next one comes by itself." in machines.reason(first)
+    second = make_queued()
+    fetched(downloads)
+    downloads.look()
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.downloaded_to, second.downloaded_to) == ("", worker.host)
+    assert downloads.current is None
+    with monkeypatch.context() as later:
+        now = time.monotonic()
+        later.setattr("workers.downloads.time.monotonic", lambda: now + 601)
+        downloads.look()
+    until = time.monotonic() + 60
+    while downloads.current is not None and time.monotonic() < until:
+        time.sleep(0.1)
+        downloads.look()
+    first.refresh_from_db()
+    assert (first.status, first.downloaded_to, first.progress) == ("queued", worker.host, None)
+
+
+@pytest.mark.django_db
+def test_a_line_that_is_cut_is_gone_on_from(host, hub, tmp_path):
+    # The client writes pieces of 10 MiB, so a cut shows only in a file of more than one.
+    folder = tmp_path / "long"
+    shutil.copytree(hub.folder, folder)
+    (folder / NAMES[-1]).write_bytes(os.urandom(30 << 20))
+    hub.folder, hub.breaks, worker = folder, True, host()
     run = make_queued()
     fetched(Downloads(worker.host))
     run.refresh_from_db()
     assert run.downloaded_to == worker.host
-    assert not hub.breaks
+    assert hub.ranges == [None, f"bytes={10 << 20}-"]
+    (weights,) = _cache().glob(f"models--*/snapshots/{COMMIT}/{NAMES[-1]}")
+    assert weights.read_bytes() == (folder / NAMES[-1]).read_bytes()
+
+
+@pytest.mark.django_db
+def test_a_disk_too_small_is_told_before_the_first_byte(host, hub):
+    hub.told_bytes, worker, run = 10**17, host(), make_queued()
+    fetched(Downloads(worker.host))
+    run.refresh_from_db()
+    assert (run.status, run.error["code"]) == ("failed", "model.disk_full")
+    others = sum((hub.folder / name).stat().st_size for name in NAMES[:-1])
+    assert f"takes {10**17 + others} bytes more" in run.error["message"]
+    assert hub.ranges == []
+
+
+@pytest.mark.django_db
+def test_what_is_wholly_here_will_do_where_the_hub_is_out_of_reach(host, hub, monkeypatch):
+    worker = host()
+    make_queued(revision=COMMIT)
+    fetched(Downloads(worker.host))
+    # The client's own list of the model's files is what a cache of an earlier client lacks.
+    for listing in list(_cache().rglob("trees")):
+        shutil.rmtree(listing)
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    whole = make_queued(revision=COMMIT)
+    fetched(Downloads(worker.host, pauses=()))
+    whole.refresh_from_db()
+    assert (whole.status, whole.downloaded_to) == ("queued", worker.host)
+    next(_cache().glob(f"models--*/snapshots/{COMMIT}/{NAMES[-1]}")).unlink()
+    part = make_queued(revision=COMMIT)
+    fetched(Downloads(worker.host, pauses=()))
+    part.refresh_from_db()
+    assert (part.status, part.error["code"]) == ("failed", "model.unreachable")
+
+
+@pytest.mark.django_db
+def test_what_killed_downloads_left_behind_is_freed(host, hub):
+    worker, _ = host(), make_queued()
+    blobs = _cache() / "models--tall--teacher" / "blobs"
+    blobs.mkdir(parents=True)
+    lost, written_to = blobs / "a.1.incomplete", blobs / "a.2.incomplete"
+    for part in (lost, written_to):
+        part.write_bytes(b"part")
+    os.utime(lost, (0, 0))
+    fetched(Downloads(worker.host))
+    assert (lost.exists(), written_to.exists()) == (False, True)
+
+
+@pytest.mark.django_db
+def test_a_download_that_cannot_begin_is_not_said_to_be_under_way(host, hub, settings, tmp_path):
+    worker, run = host(), make_queued()
+    downloads, state = Downloads(worker.host, pauses=(0.0,)), settings.STATE_DIR
+    settings.STATE_DIR = tmp_path / "a file"
+    settings.STATE_DIR.write_text("no folder")
+    downloads.look()
+    run.refresh_from_db()
+    assert (run.status, run.downloading_to) == ("queued", "")
+    assert "could not begin: Not a directory. That was try 1 of 2" in machines.reason(run)
+    settings.STATE_DIR = state
+    fetched(downloads)
+    run.refresh_from_db()
+    assert run.downloaded_to == worker.host
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_download_ends_with_the_thread_of_the_worker_that_began_it(host, hub):
+    hub.slow_seconds = 20.0
+    worker, run = host(), make_queued()
+    downloads, is_seen = Downloads(worker.host), threading.Event()
+
+    def work():
+        try:
+            downloads.look()
+            is_seen.wait(60)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert wait_until(lambda: len(hub.ranges) == 1, 60)
+    assert downloads.current.process.poll() is None
+    is_seen.set()
+    thread.join()
+    assert downloads.current.process.wait(10) == -signal.SIGKILL
+    # The next worker of this host is the only one that fetches.
+    hub.slow_seconds = 0.0
+    after = Downloads(worker.host)
+    after.begin()
+    fetched(after)
+    run.refresh_from_db()
+    assert (run.downloaded_to, hub.ranges) == (worker.host, [None, None])
+
+
+@pytest.mark.django_db
+def test_models_are_fetched_where_the_runs_folder_is(host, hub):
+    here, there = host(), host(name="there")
+    run = make_queued()
+    Run.objects.filter(pk=run.pk).update(host="here", downloaded_to="here", attempt=1)
+    short = timezone.now() - timezone.timedelta(seconds=FRESH_SECONDS + 5)
+    Worker.objects.filter(pk=here.pk).update(heartbeat_at=short)
+    elsewhere = Downloads("there")
+    elsewhere.look()
+    assert elsewhere.current is None
+    # It was lost, another host fetched for the run, and then it came back.
+    Run.objects.filter(pk=run.pk).update(downloaded_to="there")
+    Worker.objects.filter(pk=here.pk).update(heartbeat_at=timezone.now())
+    assert (leases.claim(here), leases.claim(there)) == (None, None)
+    fetched(Downloads("here"))
+    assert leases.claim(here).run == run
 
 
 @pytest.mark.django_db
@@ -285,3 +453,28 @@ def test_a_worker_that_starts_anew_takes_up_what_it_left(host, hub):
     fetched(downloads)
     run.refresh_from_db()
     assert run.downloaded_to == worker.host
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_a_fetched_teacher_trains_a_student_without_the_hub(host, hub, settings, monkeypatch):
+    settings.WORKER_WARM = False
+    worker, run = host(), make_queued()
+    stage = {"kind": "distill", "steps": 1, "prompts_per_step": 2, "max_response_tokens": 8}
+    document = RecipeDocument(name="one step", stages=[stage])
+    run.snapshot["recipe"]["document"] = document.model_dump(mode="json")
+    student = {"kind": "local", "path": str(shipped("sums") / "student")}
+    run.snapshot["student"]["participant"]["model"] = student
+    prompts = b"".join((shipped("sums") / "train.jsonl").read_bytes().splitlines(True)[:4])
+    key = storages["prompts"].save("sums.jsonl", ContentFile(prompts))
+    run.snapshot["prompt_sets"]["train"] |= {
+        "storage_key": key, "sha256": hashlib.sha256(prompts).hexdigest(), "rows": 4
+    }  # fmt: skip
+    run.save()
+    fetched(Downloads(worker.host))
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    execute(leases.claim(worker))
+    run.refresh_from_db()
+    assert (run.error, run.status, run.step) == (None, "succeeded", 1)
+    job = json.loads((job_folder.folder(run) / "job.json").read_bytes())
+    assert job["teachers"][0]["model"] == NAMED | {"revision": COMMIT}

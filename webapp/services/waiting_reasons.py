@@ -70,6 +70,9 @@ def _nowhere(run: Run) -> str:
     """Why no host may run it yet."""
     if not run.downloads or run.downloaded_to:
         return f"Its run folder is on {run.host or run.downloaded_to}, whose worker is silent."
+    if run.progress and run.progress["unit"] == "tries":
+        tries = f"{run.progress['done']} of {run.progress['total']}"
+        return f"{run.progress['what']} That was try {tries}; the next one comes by itself."
     if run.progress:
         done, total = (filesizeformat(run.progress[key]) for key in ("done", "total"))
         return f"Its models are being downloaded: {done} of {total}."
