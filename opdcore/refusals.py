@@ -15,7 +15,6 @@ from opdcore.contract.job import Job, Resource, ResourceRole
 from opdcore.contract.probe import DiagnoseStage
 from opdcore.contract.reinforce import ReinforceStage
 from opdcore.contract.select_prompts import SelectPromptsStage
-from opdcore.contract.soundness import served_refusal
 
 
 def refuse(job: Job) -> None:
@@ -142,15 +141,7 @@ def _refuse_telling(job: Job) -> None:
 
 
 def _refuse_objective(stage: DistillStage, field: str, *, kept: bool, student_top_k: bool) -> None:
-    reason = served_refusal(
-        form=stage.form,
-        support=stage.support,
-        temperature=stage.temperature,
-        extrapolation=stage.extrapolation,
-        token_selection=stage.token_selection,
-        high_entropy_forward_weight=stage.high_entropy_forward_weight,
-        student_top_k=student_top_k,
-    )
+    reason = stage.told_refusal(student_top_k=student_top_k)
     if reason is not None:
         knob = reason.partition(": ")[0]
         what, _, remedy = reason.replace(": ", " ", 1).partition("; ")

@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 from opdcore.contract.document import Document, knob
 from opdcore.contract.horizon import HorizonKnobs
 from opdcore.contract.objective import ObjectiveKnobs
+from opdcore.contract.soundness import served_refusal
 from opdcore.contract.training import Precision, TrainingKnobs
 
 OnFailing = Literal["continue", "pause", "stop", "rescue"]
@@ -155,6 +156,18 @@ class DistillStage(TrainingKnobs, HorizonKnobs, SamplingKnobs, ObjectiveKnobs, L
         level="advanced",
         help="For on_failing rescue: how many rescues may follow one another unattended.",
     )
+
+    def told_refusal(self, *, student_top_k: bool) -> str | None:
+        """Why it cannot learn from a teacher that tells its top k alone, or the student's too."""
+        return served_refusal(
+            form=self.form,
+            support=self.support,
+            temperature=self.temperature,
+            extrapolation=self.extrapolation,
+            token_selection=self.token_selection,
+            high_entropy_forward_weight=self.high_entropy_forward_weight,
+            student_top_k=student_top_k,
+        )
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

@@ -42,11 +42,6 @@ class Served(Document):
         default=None,
         description="The server; null: the job starts one of its own and stops it at its end.",
     )
-    shared: str | None = Field(
-        default=None,
-        description="Of a teacher without endpoint: a folder of this host. Jobs that name the same one share "
-        "a server: the first starts it, and it ends with the last.",
-    )
     memory_share: float | None = Field(
         default=None,
         gt=0,
@@ -54,10 +49,20 @@ class Served(Document):
         description="Share of its GPU's memory that the job's own server takes; null: .9, or .4 of one on "
         "which the job trains too.",
     )
+
+
+class ServedTeacher(Served):
+    """A teacher in a server's process, which others may ask too."""
+
+    shared: str | None = Field(
+        default=None,
+        description="Without endpoint: a folder of this host. Jobs that name the same one share a server: "
+        "the first starts it, and it ends with the last.",
+    )
     student_top_k: bool = Field(
         default=False,
-        description="Of a teacher: whether it is asked for the student's top k too, so that every support "
-        "can be trained on. vLLM 0.32 can on a GPU, started with --enable-scale-out.",
+        description="Whether it is asked for the student's top k too, so that every support can be trained "
+        "on. vLLM 0.32 can on a GPU, started with --enable-scale-out.",
     )
 
     @property

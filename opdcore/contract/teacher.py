@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from opdcore.contract.document import Document
 from opdcore.contract.participant import Participant
 from opdcore.contract.scores import Scores
-from opdcore.contract.serving import Served
+from opdcore.contract.serving import ServedTeacher
 
 PROMPT, PRIVILEGED = "{prompt}", "{privileged}"
 
@@ -81,7 +81,7 @@ class Teaching(Document):
 class Teacher(Participant, Teaching):
     """One of the pair's teachers."""
 
-    served: Served | None = Field(
+    served: ServedTeacher | None = Field(
         default=None,
         description="The server that it is behind; its model's folder then gives tokens and templates. "
         "null: it is loaded by the job.",

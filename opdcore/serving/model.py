@@ -90,11 +90,7 @@ class ServedModel:
         else:
             rows = asked.cpu().split([len(ids) - start for ids, start in given])
             known = self.known_of(given, [one.numpy() for one in rows], k=k)
-        return KnownSide(
-            torch.cat([torch.from_numpy(one.ids) for one in known]).to(self.device),
-            torch.cat([torch.from_numpy(one.logprobs) for one in known]).to(self.device),
-            k,
-        )
+        return as_side(known, k=k, device=self.device)
 
     def check(self) -> None:
         """Raises BadInput where it cannot tell what it will be asked for."""
@@ -190,3 +186,12 @@ class ServedModel:
         told = self.connection.post("/weight_checker", {"action": "checksum"})
         checksums: dict[str, str] = told["checksums"]
         return checksums
+
+
+def as_side(known: Sequence[Known], *, k: int, device: torch.device) -> KnownSide:
+    """What was told of several texts, one after another, as the side of a comparison."""
+    return KnownSide(
+        torch.cat([torch.from_numpy(one.ids) for one in known]).to(device),
+        torch.cat([torch.from_numpy(one.logprobs) for one in known]).to(device),
+        k,
+    )

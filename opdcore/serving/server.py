@@ -203,7 +203,7 @@ class Server:
         return EngineFailure(
             "serving.not_started",
             f"The vLLM server of {self.serving.folder.name} {what} before it answered: {told}.",
-            remedy=f"Read {self.log.name} in the run's folder; a model that vLLM cannot serve is loaded "
+            remedy=f"Read {self.log}; a model that vLLM cannot serve is loaded "
             "by the job where no server is asked for.",
         )
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 
 from opdcore.contract.events import Logged, Progress
-from opdcore.contract.serving import Served
+from opdcore.contract.serving import Endpoint, Served
 from opdcore.inspection import ModelCard
 from opdcore.models import LoadedModel
 from opdcore.rendering import Renderer
@@ -48,8 +48,9 @@ class Servers:
     def sampler(self, served: Served, serving: Serving, student: LoadedModel) -> ServedSampler:
         """The student's own server, whose weights are given to it."""
         model = self.open(
-            served, serving, student.renderer, student.card, name="student", device=student.device
-        )
+            served.endpoint, serving, student.renderer, student.card, name="student",
+            device=student.device,
+        )  # fmt: skip
         own = served.endpoint is None
         return ServedSampler(
             model,
@@ -78,23 +79,25 @@ class Servers:
 
     def open(
         self,
-        served: Served,
+        endpoint: Endpoint | None,
         serving: Serving,
         renderer: Renderer,
         card: ModelCard,
         *,
         name: str,
         device: torch.device,
+        shared: str | None = None,
     ) -> ServedModel:
-        """A model behind a server, which may not be ready yet."""
+        """A model behind a server, which may not be ready yet: an endpoint's, the job's own, or a shared one."""
         self._any = True
-        own = self._started(served, serving, name) if served.endpoint is None else None
-        endpoint = served.endpoint if own is None else own.endpoint
-        assert endpoint is not None
+        own = None
+        if endpoint is None:
+            own = self._joined(Path(shared), serving) if shared else self._started(serving, name)
+            endpoint = own.endpoint
         connection = Connection(endpoint, listener=self._listener(own), stop=self._stop)
         self._stack.enter_context(connection)
         model = ServedModel(
-            connection, renderer, card, serving.folder, device, served.student_top_k
+            connection, renderer, card, serving.folder, device, serving.student_top_k
         )
         self._models.append(model)
         return model
@@ -118,9 +121,7 @@ class Servers:
             model.check()
         yield from ()
 
-    def _started(self, served: Served, serving: Serving, name: str) -> Server:
-        if served.shared is not None:
-            return self._joined(Path(served.shared), serving)
+    def _started(self, serving: Serving, name: str) -> Server:
         folder = serving.folder
         if not serving.on_gpu:
             folder = widening.widen_folder(folder, self._folder / name)

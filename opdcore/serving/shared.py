@@ -77,13 +77,10 @@ class SharedServer(Server):
 
     def _begin(self) -> None:
         """Starts the process; its keeper holds the lock by which others see that it runs."""
-        source = self.serving.folder
         if not self.serving.on_gpu:
-            self.serving = replace(
-                self.serving, folder=widening.widen_folder(source, self.folder / MODEL)
-            )
-        state = self.folder / STATE
-        state.write_text(json.dumps({"port": self.port, "model": str(source)}), encoding="utf-8")
+            wide = widening.widen_folder(self.serving.folder, self.folder / MODEL)
+            self.serving = replace(self.serving, folder=wide)
+        (self.folder / STATE).write_text(json.dumps({"port": self.port}), encoding="utf-8")
         with (self.folder / RUNNING).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             running = file.fileno()

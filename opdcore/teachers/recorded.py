@@ -24,7 +24,7 @@ from opdcore.rendering import Renderer
 from opdcore.response_cache import ResponseCache
 from opdcore.rollouts import Rollout, Sampling, torch_sampler
 from opdcore.score_record import KEY_BYTES, ScoreRecord
-from opdcore.serving.model import ServedModel
+from opdcore.serving.model import ServedModel, as_side
 from opdcore.serving.requests import Known
 from opdcore.sides import KnownSide
 from opdcore.teachers.telling import tell
@@ -92,11 +92,7 @@ class RecordedModel:
         known = self.record.recall(
             keys, lambda places: self._ask([given[i] for i in places], wanted, batch.size)
         )
-        return KnownSide(
-            torch.cat([torch.from_numpy(one.ids) for one in known]).to(self.device),
-            torch.cat([torch.from_numpy(one.logprobs) for one in known]).to(self.device),
-            wanted.k,
-        )
+        return as_side(known, k=wanted.k, device=self.device)
 
     def refuse_unkept(self, batch: Batch, *, side: int, wanted: Wanted) -> None:
         """Raises NotKept for the batch's first text that a replay cannot score."""

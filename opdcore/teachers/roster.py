@@ -16,7 +16,7 @@ from opdcore.batches import Batch, cut
 from opdcore.contract.errors import BadInput
 from opdcore.contract.job import Job
 from opdcore.contract.prompt import Prompt
-from opdcore.contract.serving import Served
+from opdcore.contract.serving import ServedTeacher
 from opdcore.contract.teacher import Teacher
 from opdcore.inspection import inspect
 from opdcore.models import LoadedModel
@@ -183,30 +183,40 @@ def load(job: Job, student: LoadedModel, servers: Servers, *, device: torch.devi
                 remedy="Name the student's own model without a server, or set follows to frozen.",
                 field=f"{field}.follows",
             )
-        model: AnyModel
         if said.scores is not None and said.is_replayed:
-            replayed = records.replay(said, said.scores, device=device, field=field)
-            members.append(Member(replayed, said))
-            continue
-        if said.served is not None:
-            model = _served(job, index, servers, device=device)
-        elif said.follows == "student":
-            renderer = Renderer.from_folder(student.folder, said.rendering)
-            model = LoadedModel(student.network, renderer, student.card, student.folder)
+            model: AnyModel = records.replay(said, said.scores, device=device, field=field)
         else:
-            model = models.load(said, device=device, field=field)
-            model.model.requires_grad_(requires_grad=False)
-        if said.scores is not None:
-            model = records.keep(model, said, said.scores, job=job, device=device)
+            model = _asked(job, index, student, servers, device=device)
         members.append(Member(model, said))
     return Teachers(tuple(members))
 
 
-def _served(job: Job, index: int, servers: Servers, *, device: torch.device) -> ServedModel:
+def _asked(
+    job: Job, index: int, student: LoadedModel, servers: Servers, *, device: torch.device
+) -> AnyModel:
+    """A teacher that is there to be asked, with a record of what it says where that is kept."""
+    said, field = job.teachers[index], f"teachers.{index}"
+    model: LoadedModel | ServedModel
+    if said.served is not None:
+        model = _served(job, index, said.served, servers, device=device)
+    elif said.follows == "student":
+        renderer = Renderer.from_folder(student.folder, said.rendering)
+        model = LoadedModel(student.network, renderer, student.card, student.folder)
+    else:
+        model = models.load(said, device=device, field=field)
+        model.model.requires_grad_(requires_grad=False)
+    if said.scores is None:
+        return model
+    return records.keep(model, said, said.scores, job=job, device=device)
+
+
+def _served(
+    job: Job, index: int, served: ServedTeacher, servers: Servers, *, device: torch.device
+) -> ServedModel:
     said = job.teachers[index]
-    served = said.served or Served()
     folder = resolve(said.model, field=f"teachers.{index}")
-    size = teacher_size(job.recipe, inspect(folder))
+    card = inspect(folder)
+    size = teacher_size(job.recipe, card)
     serving = Serving(
         folder,
         longest=size.longest,
@@ -218,4 +228,6 @@ def _served(job: Job, index: int, servers: Servers, *, device: torch.device) -> 
     )
     name = "teacher" if len(job.teachers) == 1 else f"teacher {index + 1}"
     renderer = Renderer.from_folder(folder, said.rendering)
-    return servers.open(served, serving, renderer, inspect(folder), name=name, device=device)
+    return servers.open(
+        served.endpoint, serving, renderer, card, name=name, device=device, shared=served.shared
+    )

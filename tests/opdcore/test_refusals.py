@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from opdcore.contract.errors import BadInput
 from opdcore.contract.job import PromptFile
-from opdcore.contract.serving import Served
+from opdcore.contract.serving import ServedTeacher
 from opdcore.device import is_out_of_memory
 from opdcore.execution import _failure
 from tests.opdcore.jobs import events_of, make_job, make_recipe, write_prompts
@@ -201,7 +201,7 @@ def test_a_server_of_the_jobs_own_is_refused_to_several_processes(tmp_path):
         resources={"train": {"devices": ["cpu:0", "cpu:1"]}},
     )
     assert (info.code, info.field) == ("teachers.own_server", "teachers.0.served")
-    assert not Served(shared="servers/one").is_the_jobs_alone
+    assert not ServedTeacher(shared="servers/one").is_the_jobs_alone
 
 
 def test_a_start_with_adapters_that_are_not_merged_is_refused(tmp_path):

@@ -11,11 +11,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from opdcore.contract.distill import DistillStage
 from opdcore.contract.errors import ErrorInfo
 from opdcore.contract.recipe import Recipe as RecipeDocument
-from opdcore.contract.recipe import Stage
-from opdcore.contract.soundness import served_refusal
 from opdcore.inspection import ModelCard
 from opdcore.serving.needs import teacher_size
 from webapp.models import Device, ModelEndpoint, Pair, Project, Run, User
@@ -27,11 +24,12 @@ OF_THE_RUN = "vLLM, started for it"
 
 def frozen(project: Project, asked: Mapping[str, Any], recipe: RecipeDocument) -> dict[str, Any]:
     """By role what the job is told of its server; a role that the job loads itself is left out."""
+    of_teacher = {"teacher": {"student_top_k": needs_student_top_k(recipe)}}
     return {
         role: {
             "endpoint": _endpoint(project, need.endpoint) if need.endpoint else None,
             "memory_share": need.memory_share,
-            "student_top_k": role == "teacher" and needs_student_top_k(recipe),
+            **of_teacher.get(role, {}),
         }
         for role, need in parsed(asked).items()
         if need.served and role != "train"
@@ -40,24 +38,9 @@ def frozen(project: Project, asked: Mapping[str, Any], recipe: RecipeDocument) -
 
 def needs_student_top_k(recipe: RecipeDocument) -> bool:
     """Whether a server must tell more than its own top k for the recipe."""
-    return any(_refusal(stage, student_top_k=False) for stage in recipe.stages) and not any(
-        _refusal(stage, student_top_k=True) for stage in recipe.stages
-    )
-
-
-def _refusal(stage: Stage, *, student_top_k: bool) -> str | None:
-    """Why a stage cannot have its teacher behind a server."""
-    if not isinstance(stage, DistillStage):
-        return None
-    return served_refusal(
-        form=stage.form,
-        support=stage.support,
-        temperature=stage.temperature,
-        extrapolation=stage.extrapolation,
-        token_selection=stage.token_selection,
-        high_entropy_forward_weight=stage.high_entropy_forward_weight,
-        student_top_k=student_top_k,
-    )
+    stages = [stage for stage in recipe.stages if stage.kind == "distill"]
+    refused = [stage for stage in stages if stage.told_refusal(student_top_k=False)]
+    return bool(refused) and not any(one.told_refusal(student_top_k=True) for one in refused)
 
 
 def _tells_student_top_k(project: Project, need: DeviceNeed) -> bool:
@@ -145,7 +128,9 @@ def told_top_k(
                 "without diagnose.",
                 field=field,
             )
-        reason = _refusal(stage, student_top_k=student_top_k)
+        if stage.kind != "distill":
+            continue
+        reason = stage.told_refusal(student_top_k=student_top_k)
         if reason is not None:
             what, _, remedy = reason.replace(": ", " ", 1).partition("; ")
             yield ErrorInfo(
