@@ -29,6 +29,7 @@ from webapp.models import Run, Worker
 from webapp.services import allocation, project_secrets, resources
 from webapp.services.allocation import Request, Unit
 from webapp.services.machines import FRESH_SECONDS
+from webapp.services.run_documents import hub_models, pinned
 from workers import job_folder, leases
 from workers.bell import BELL
 
@@ -128,19 +129,20 @@ class Downloads:
         status.unlink(missing_ok=True)
         # Tied to this worker: where it is killed, the next one does not fetch beside it.
         leash = [sys.executable, "-m", "opdcore.leash", str(os.getpid()), str(settings.BASE_DIR)]
-        argv = [*leash, "opdcore", "download", "--status", str(status), *models_of(run)]
+        models = hub_models(run.snapshot)
+        argv = [*leash, "opdcore", "download", "--status", str(status), *models]
         with (home / "download.log").open("ab") as output:
             process = subprocess.Popen(
                 argv, env=_environment(run), stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
-        log.info("download began", run=run.public_id, models=models_of(run))
+        log.info("download began", run=run.public_id, models=models)
         return Download(run, process, status)
 
     def _end(self, download: Download) -> None:
         run, told = download.run, download.told
         if download.process.returncode == 0 and "commits" in told:
-            snapshot = _pinned(run.snapshot, told["commits"])
+            snapshot = pinned(run.snapshot, told["commits"])
             _mine(run, self.host).update(
                 downloaded_to=self.host, downloading_to="", progress=None, snapshot=snapshot
             )
@@ -173,14 +175,6 @@ class Downloads:
         self.current.process.wait()
         _mine(self.current.run, self.host).update(downloading_to="", progress=None)
         self.current = None
-
-
-def models_of(run: Run) -> list[str]:
-    """The hub's models that the run names, each once, as `repo@revision`."""
-    sides = [run.snapshot["student"], *run.snapshot["teachers"], run.snapshot.get("writer")]
-    sources = [side["participant"]["model"] for side in sides if side]
-    hub = [f"{one['repo']}@{one['revision']}" for one in sources if one["kind"] == "hub"]
-    return list(dict.fromkeys(hub))
 
 
 def _unfetched(host: str) -> QuerySet[Run]:
@@ -221,16 +215,6 @@ def _say(run: Run, told: dict[str, Any]) -> None:
         run.progress = progress
         Run.objects.filter(pk=run.pk, status=Run.Status.QUEUED).update(progress=progress)
         BELL.ring(run.bell)
-
-
-def _pinned(snapshot: dict[str, Any], commits: dict[str, str]) -> dict[str, Any]:
-    """The snapshot with every branch and tag as the commit that was fetched."""
-    sides = [snapshot["student"], *snapshot["teachers"], snapshot.get("writer")]
-    for side in filter(None, sides):
-        model = side["participant"]["model"]
-        if model["kind"] == "hub":
-            model["revision"] = commits[f"{model['repo']}@{model['revision']}"]
-    return snapshot
 
 
 def _environment(run: Run) -> dict[str, str]:

@@ -16,7 +16,7 @@ from django.core.files.storage import Storage, storages
 
 from opdcore.contract.job import Resource
 from webapp.models import Device, Run
-from webapp.services import runs, scores
+from webapp.services import run_documents, scores
 from webapp.services.resources import ROLES, DeviceNeed, parsed
 from workers.leases import Claim
 
@@ -49,7 +49,9 @@ def prepare(claimed: Claim) -> Path:
         files["teacher_server"] = server
     if start := claimed.run.snapshot.get("start"):
         files["start"] = _start(home, start["storage_key"])
-    job = runs.job_document(claimed.run, runs.LocalFiles(**files), resources=resources(claimed))
+    job = run_documents.job_document(
+        claimed.run, run_documents.LocalFiles(**files), resources=resources(claimed)
+    )
     path = home / JOB
     _write(path, job.model_dump_json(indent=1).encode())
     return path

@@ -25,7 +25,7 @@ from webapp.models import (
     RegisteredModel,
     Run,
 )
-from webapp.services import controls, families, family_report, runs
+from webapp.services import controls, families, family_report, run_documents, runs
 
 LABORATORY = laboratory().thresholds
 
@@ -59,7 +59,7 @@ def graded(project):
 
 def job_of(run):
     run.attempt = 1
-    return runs.job_document(run, runs.LocalFiles(train="train.jsonl"))
+    return run_documents.job_document(run, run_documents.LocalFiles(train="train.jsonl"))
 
 
 def test_a_family_without_runs_has_the_laboratorys_cut_offs_and_no_control(family):

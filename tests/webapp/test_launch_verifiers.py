@@ -10,7 +10,7 @@ from django.core.files.storage import storages
 from opdcore.contract.errors import BadInput
 from tests.webapp.rows import RECIPE, make_pair, make_prompt_set, make_recipe
 from webapp.models import Run
-from webapp.services import endpoints, launch_preview, runs
+from webapp.services import endpoints, launch_preview, run_documents, runs
 from webapp.services.asked_parts import AskedParts
 from workers import job_secrets
 
@@ -96,7 +96,9 @@ def test_a_registered_endpoint_judges_and_its_key_is_in_the_jobs_environment_alo
     asked = AskedParts(judge=judge)
     run = runs.launch(actor=member, asked=asked, **parts(project, "judge", [ANSWERED]))
     run.attempt = 1
-    job = runs.job_document(run, runs.LocalFiles(train=tmp_path, held_out=tmp_path))
+    job = run_documents.job_document(
+        run, run_documents.LocalFiles(train=tmp_path, held_out=tmp_path)
+    )
     assert job.judge.base_url == "http://judge:8000/v1"
     assert job.judge.model == "tall/judge"
     assert job_secrets.of(run) == {job.judge.key_variable: KEY}

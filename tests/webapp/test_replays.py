@@ -17,8 +17,8 @@ from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set
 from tests.webapp.rows import make_recipe as make_recipe_row
 from tests.workers.rows import make_running
 from webapp.models import AuditEntry, ModelRoot, Pair, PairTeacher, RegisteredModel, Run
-from webapp.services import replays, runs, scores
-from webapp.services.runs import LocalFiles
+from webapp.services import replays, run_documents, runs, scores
+from webapp.services.run_documents import LocalFiles
 
 STAGE = RECIPE["stages"][0] | {"support": "teacher", "k": 8}
 TEACHABLE = RECIPE | {"stages": [STAGE]}
@@ -66,7 +66,7 @@ def kept_run(project, member, *, is_whole=True, **fields):
 def job_of(run, tmp_path):
     run.attempt = 1
     files = LocalFiles(train=tmp_path / "train.jsonl", scores=tmp_path / "scores")
-    return runs.job_document(run, files, resources={})
+    return run_documents.job_document(run, files, resources={})
 
 
 def test_scores_that_are_kept_are_told_to_the_job(browse, member, project, tmp_path):
@@ -133,6 +133,17 @@ def test_a_replay_asks_nothing_of_the_teachers_folder(project, member):
     assert replays.replay(run, actor=member).relation == "replay"
     with pytest.raises(runs.LaunchRefused):
         runs.clone(run, actor=member)
+
+
+def test_a_teacher_of_the_hub_is_not_fetched_for_a_replay(project, member):
+    run = kept_run(project, member)
+    teacher = run.pair.teachers.get().model
+    RegisteredModel.objects.filter(pk=teacher.pk).update(
+        source_kind="hub", repo="tall/teacher", revision="main", path="", state="registered"
+    )
+    run = Run.objects.get(pk=run.pk)
+    assert runs.clone(run, actor=member).downloads
+    assert not replays.replay(run, actor=member).downloads
 
 
 def test_a_clone_keeps_too_and_of_a_replay_asks_the_teacher(project, member):
@@ -211,7 +222,7 @@ def test_a_kept_run_and_its_replay_learn_the_same(project, member, tmp_path):
     def finished(run):
         run.attempt = 1
         files = LocalFiles(train=path, held_out=path, scores=tmp_path / "scores")
-        events_of(runs.job_document(run, files, resources={}), tmp_path / run.public_id)
+        events_of(run_documents.job_document(run, files, resources={}), tmp_path / run.public_id)
         return (tmp_path / run.public_id / "output" / "model.safetensors").read_bytes()
 
     weights = finished(run)

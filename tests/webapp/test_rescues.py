@@ -22,7 +22,7 @@ from tests.webapp.rescues import (
 )
 from tests.workers.rows import make_run
 from webapp.models import AuditEntry, PairDiagnosis, Recipe, Run
-from webapp.services import histories, prompt_sets, proofs, rescues, runs, series
+from webapp.services import histories, prompt_sets, proofs, rescues, run_documents, runs, series
 
 STOPPED = {"code": "run.failing", "message": "Stopped.", "remedy": "Rescue it."}
 
@@ -197,8 +197,8 @@ def test_the_job_of_such_a_rescue_names_its_start_with_its_hash(project, member,
     keep_checkpoint(run, 20)
     child = rescues.accept(run, actor=member)
     child.attempt = 1
-    files = runs.LocalFiles(train=tmp_path / "train.jsonl", start=tmp_path)
-    job = runs.job_document(child, files)
+    files = run_documents.LocalFiles(train=tmp_path / "train.jsonl", start=tmp_path)
+    job = run_documents.job_document(child, files)
     assert (job.start.path, job.start.sha256) == (str(tmp_path), "a" * 64)
 
 

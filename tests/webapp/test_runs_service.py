@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from opdcore.contract.errors import BadInput
 from tests.webapp.rows import RECIPE, make_model, make_pair, make_prompt_set, make_recipe, make_run
 from webapp.models import AuditEntry, ModelRoot, Pair, Project, RegisteredModel, Run
-from webapp.services import runs
+from webapp.services import run_documents, runs
 
 
 def parts(project):
@@ -196,7 +196,9 @@ def test_a_clone_is_a_child_with_the_same_parts(project, member):
 def test_the_job_document_names_the_workers_files(project, member):
     run = runs.launch(actor=member, **parts(project))
     run.attempt = 2
-    job = runs.job_document(run, runs.LocalFiles(train=Path("/w/t"), held_out=Path("/w/h")))
+    job = run_documents.job_document(
+        run, run_documents.LocalFiles(train=Path("/w/t"), held_out=Path("/w/h"))
+    )
     assert (job.run_id, job.attempt) == (run.public_id, 2)
     assert (job.prompt_sets.train.path, job.prompt_sets.train.sha256) == ("/w/t", "0" * 64)
     assert job.teachers[0].model.path == "/models/pair teacher"

@@ -13,9 +13,18 @@ from opdcore.contract.selection import REASONS, Choice, Selection
 from tests.webapp.rows import make_pair, make_prompt_set, make_recipe
 from tests.workers.rows import Scribe, make_running
 from webapp.models import Artifact, Event, Pair, PromptSet, Run
-from webapp.services import demo, estimates, launch_checks, prompt_sets, runs, selections
+from webapp.services import (
+    demo,
+    estimates,
+    launch_checks,
+    prompt_sets,
+    run_documents,
+    runs,
+    selections,
+)
 from webapp.services.asked_parts import AskedParts
-from webapp.services.runs import LaunchRefused, LocalFiles
+from webapp.services.run_documents import LocalFiles
+from webapp.services.runs import LaunchRefused
 
 KEY = "selections/stage-00-step-0000000.json"
 
@@ -76,7 +85,7 @@ def test_a_launch_takes_both_sets_into_row_snapshot_and_job(
     assert run.snapshot["prompt_sets"]["outside"]["name"] == "outside"
     run.attempt = 1
     files = LocalFiles(train="t.jsonl", teacher_content="c.jsonl", outside="o.jsonl")
-    sets = runs.job_document(run, files).prompt_sets
+    sets = run_documents.job_document(run, files).prompt_sets
     assert (sets.teacher_content.path, sets.teacher_content.sha256) == ("c.jsonl", "c" * 64)
     assert sets.held_out is None
     again = runs.clone(run, actor=member)

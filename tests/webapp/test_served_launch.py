@@ -6,8 +6,8 @@ from django.utils import timezone
 from tests.webapp.rows import RECIPE, make_pair, make_prompt_set, make_recipe
 from tests.webapp.test_runs_service import card
 from webapp.models import Device, ModelEndpoint, RegisteredModel, Run, Worker
-from webapp.services import endpoints, runs
-from webapp.services.runs import LocalFiles
+from webapp.services import endpoints, run_documents, runs
+from webapp.services.run_documents import LocalFiles
 from workers import job_secrets
 
 SERVED = {"count": 0, "served": True}
@@ -26,7 +26,7 @@ def parts(project, **recipe):
 
 def job_of(run, tmp_path):
     run.attempt = 1
-    return runs.job_document(run, LocalFiles(train=tmp_path / "train.jsonl"), resources={})
+    return run_documents.job_document(run, LocalFiles(train=tmp_path / "train.jsonl"), resources={})
 
 
 def test_both_servers_of_a_runs_own_are_told_to_the_job(project, member, tmp_path):
@@ -107,7 +107,7 @@ def test_runs_of_one_teacher_and_like_recipes_share_its_server(project, member, 
     assert len({*servers}) == 4
     assert servers[3] == ""
     first.attempt = 1
-    job = runs.job_document(
+    job = run_documents.job_document(
         first, LocalFiles(train=tmp_path / "t", teacher_server=tmp_path / "server"), resources={}
     )
     assert job.teachers[0].served.shared == str(tmp_path / "server")

@@ -8,9 +8,9 @@ from tests.webapp.callers import errors_of, post, with_token
 from tests.webapp.rows import make_model, make_pair, make_recipe
 from tests.webapp.test_selections import stored
 from webapp.models import Project, Run
-from webapp.services import checkpoints, runs
+from webapp.services import checkpoints, run_documents, runs
 from webapp.services.asked_parts import AskedParts
-from webapp.services.runs import LocalFiles
+from webapp.services.run_documents import LocalFiles
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_launch_takes_the_writer_into_row_snapshot_job_and_copies(parts, write
     run = Run.objects.get()
     assert (run.writer, run.snapshot["writer"]["name"]) == (writer, "notary")
     run.attempt = 1
-    job = runs.job_document(run, LocalFiles(train="t.jsonl"))
+    job = run_documents.job_document(run, LocalFiles(train="t.jsonl"))
     assert job.writer.model.path == writer.path
     assert runs.clone(run, actor=member).writer == writer
     told = browse(member).get(f"/runs/{run.public_id}/details/").content.decode()

@@ -20,7 +20,7 @@ from webapp.models import (
     Run,
     User,
 )
-from webapp.services import recording, runs
+from webapp.services import recording, run_documents
 
 PROMPTS = b'{"messages":[{"role":"user","content":"1+1?"}],"answer":"2"}\n'
 
@@ -84,7 +84,7 @@ def make_run(*, project=None, stages=None, **overrides):
         pair=pair,
         recipe=recipe,
         train_set=train,
-        snapshot=runs.snapshot(pair, recipe, train=train, held_out=None),
+        snapshot=run_documents.snapshot(pair, recipe, train=train, held_out=None),
         **overrides,
     )
 

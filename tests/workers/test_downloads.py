@@ -23,9 +23,10 @@ from tests.workers.rows import make_run, make_user
 from webapp.models import Run, Worker
 from webapp.services import machines, project_secrets
 from webapp.services.machines import FRESH_SECONDS
+from webapp.services.run_documents import hub_models
 from workers import job_folder, leases
 from workers.broker import wait_until
-from workers.downloads import Downloads, models_of
+from workers.downloads import Downloads
 from workers.execute import execute
 
 NOBODY = "http://127.0.0.1:9"
@@ -179,7 +180,7 @@ def test_a_branch_is_pinned_to_the_commit_that_was_fetched_and_found_without_the
     worker, run = host(), make_queued()
     fetched(Downloads(worker.host))
     run.refresh_from_db()
-    assert models_of(run) == [f"{REPO}@{COMMIT}"]
+    assert hub_models(run.snapshot) == [f"{REPO}@{COMMIT}"]
     from opdcore import hub as ours
     from opdcore.contract.participant import HubModel
 

@@ -22,6 +22,7 @@ from webapp.services import (
     launch_preview,
     machines,
     recipes,
+    run_documents,
     runs,
     scores,
     serving,
@@ -29,7 +30,7 @@ from webapp.services import (
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.estimates import Needs
 from webapp.services.launch_preview import Side
-from webapp.services.runs import LocalFiles
+from webapp.services.run_documents import LocalFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def _job(choice: Choice) -> str:
     """The job document that the command line takes, with the prompt sets as files beside it."""
     document = choice.document.model_dump(mode="json")
     recipe = Recipe(public_id="", version=choice.recipe.version, document=document)
-    frozen = runs.snapshot(
+    frozen = run_documents.snapshot(
         choice.pair,
         recipe,
         train=choice.train,
@@ -181,5 +182,5 @@ def _job(choice: Choice) -> str:
     held_out = Path("held-out.jsonl") if choice.held_out else None
     others = {role: Path(f"{role.replace('_', '-')}.jsonl") for role, _ in choice.asked.sets()}
     files = LocalFiles(train=Path("train.jsonl"), held_out=held_out, **others)
-    job = runs.job_document(run, files)
+    job = run_documents.job_document(run, files)
     return job.model_dump_json(indent=2, exclude_defaults=True)

@@ -10,7 +10,6 @@ from django.db import transaction
 from webapp.models import Run, User
 from webapp.permissions import require
 from webapp.services import runs, scores
-from webapp.services.asked_parts import AskedParts
 
 
 @transaction.atomic
@@ -20,20 +19,13 @@ def replay(run: Run, *, actor: User, name: str = "") -> Run:
     It goes to the worker that has the record. Raises BadInput where the run has left none.
     """
     require(actor, "launch", run.project)
-    child = runs.launch(
+    child = runs.again(
+        run,
         actor=actor,
-        project=run.project,
-        pair=run.pair,
-        recipe=run.recipe,
-        train=run.train_set,
-        held_out=run.held_out_set,
-        asked=AskedParts.of_run(run),
         name=name or f"{run.name[:104]} replayed",
+        relation=Run.Relation.REPLAY,
         # Nobody is asked, so the teacher needs no device and no server.
         resources={role: one for role, one in run.resources.items() if role != "teacher"},
-        parent=run,
-        relation=Run.Relation.REPLAY,
-        start=run.snapshot.get("start"),
         kept_scores=scores.replayed(run),
     )
     child.host = run.host

@@ -6,8 +6,6 @@ It writes rows and wakes a worker. What executes a run, and where, it does not k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,25 +15,14 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from opdcore.contract.errors import BadInput, ErrorInfo
-from opdcore.contract.job import (
-    Job,
-    JudgeEndpoint,
-    PromptFile,
-    PromptSets,
-    Resource,
-    StartCheckpoint,
-)
 from opdcore.contract.recipe import Recipe as RecipeDocument
 from webapp.celery import app
 from webapp.models import (
     Comment,
-    Family,
-    ModelEndpoint,
     Pair,
     Project,
     PromptSet,
     Recipe,
-    RegisteredModel,
     Run,
     User,
 )
@@ -44,8 +31,8 @@ from webapp.permissions import Action, require
 from webapp.services import audit, estimates, launch_checks, launch_preview, scores, serving
 from webapp.services.asked_parts import NOTHING_ASKED, AskedParts
 from webapp.services.predictions import prediction
-from webapp.services.resources import as_job, as_stored
-from webapp.version import code_version
+from webapp.services.resources import as_stored
+from webapp.services.run_documents import hub_models, snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +91,12 @@ def launch(  # noqa: PLR0913 (what a run is made of)
     )
     if found:
         raise LaunchRefused(found)
+    frozen = snapshot(pair, recipe, train=train, held_out=held_out, asked=asked) | {
+        "start": start,
+        "lineage": lineage,
+        "serving": serving.frozen(project, wanted, document),
+        "scores": kept_scores,
+    }
     run = Run.objects.create(
         project=project,
         created_by=actor,
@@ -120,16 +113,10 @@ def launch(  # noqa: PLR0913 (what a run is made of)
         relation=relation,
         resources=wanted,
         teacher_server=serving.teacher_server(pair, wanted, document),
-        downloads=_names_hub(pair, asked.writer),
+        downloads=bool(hub_models(frozen)),
         steps_total=sum(document.steps_by_stage),
         predicted=_predicted(pair, document, train, wanted),
-        snapshot=snapshot(pair, recipe, train=train, held_out=held_out, asked=asked)
-        | {
-            "start": start,
-            "lineage": lineage,
-            "serving": serving.frozen(project, wanted, document),
-            "scores": kept_scores,
-        },
+        snapshot=frozen,
     )
     detail = {"name": run.name, "parent": parent.public_id if parent else None}
     audit.record(actor, "launch", project=project, about=run, detail=detail)
@@ -212,6 +199,26 @@ def resume(run: Run, *, actor: User) -> Run:
 def clone(run: Run, *, actor: User, name: str = "") -> Run:
     """Launches the same pair, recipe and prompt sets again as a child of the run; a replay asks its teacher."""
     kept = scores.of_run(run)
+    return again(
+        run,
+        actor=actor,
+        name=name or f"{run.name[:112]} again",
+        relation=Run.Relation.CLONE,
+        resources=run.resources,
+        kept_scores=None if scores.is_replay(kept) else kept,
+    )
+
+
+def again(
+    run: Run,
+    *,
+    actor: User,
+    name: str,
+    relation: str,
+    resources: dict[str, Any],
+    kept_scores: dict[str, Any] | None,
+) -> Run:
+    """Launches what the run is made of once more, as its child."""
     return launch(
         actor=actor,
         project=run.project,
@@ -220,12 +227,12 @@ def clone(run: Run, *, actor: User, name: str = "") -> Run:
         train=run.train_set,
         held_out=run.held_out_set,
         asked=AskedParts.of_run(run),
-        name=name or f"{run.name[:112]} again",
-        resources=run.resources,
+        name=name,
+        resources=resources,
         parent=run,
-        relation=Run.Relation.CLONE,
+        relation=relation,
         start=run.snapshot.get("start"),
-        kept_scores=None if scores.is_replay(kept) else kept,
+        kept_scores=kept_scores,
     )
 
 
@@ -302,168 +309,6 @@ def review(run: Run, state: str, *, actor: User) -> Run:
     run.save(update_fields=["review", "reviewed_by", "reviewed_at"])
     audit.record(actor, "review", project=run.project, about=run, detail={"review": state})
     return run
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFiles:
-    """Where the worker has put what a job reads.
-
-    `start` is a folder with the weights to start from; `response_cache` and `scores` are shared by runs,
-    and `teacher_server` by those of one teacher, which ask its server together.
-    """
-
-    train: Path
-    held_out: Path | None = None
-    teacher_content: Path | None = None
-    outside: Path | None = None
-    start: Path | None = None
-    response_cache: Path | None = None
-    scores: Path | None = None
-    teacher_server: Path | None = None
-
-
-def job_document(
-    run: Run, files: LocalFiles, *, resources: dict[str, Resource] | None = None
-) -> Job:
-    """The job of the run's present attempt, from its snapshot and the worker's local paths."""
-    frozen = run.snapshot
-    served = frozen.get("serving") or {}
-    if files.teacher_server:
-        served = served | {"teacher": served["teacher"] | {"shared": str(files.teacher_server)}}
-    return Job.model_validate(
-        {
-            "run_id": run.public_id,
-            "attempt": run.attempt,
-            "student": frozen["student"]["participant"],
-            "teachers": [
-                teacher["participant"]
-                | {
-                    "served": served.get("teacher"),
-                    "scores": scores.as_job(frozen.get("scores"), files.scores, teacher=number),
-                }
-                for number, teacher in enumerate(frozen["teachers"])
-            ],
-            "sampler": served.get("sample"),
-            "writer": (frozen.get("writer") or {}).get("participant"),
-            "judge": (frozen.get("judge") or {}).get("endpoint"),
-            "prompt_sets": _prompt_files(files, frozen["prompt_sets"]),
-            "recipe": frozen["recipe"]["document"],
-            "resources": as_job(run.resources) if resources is None else resources,
-            "start": _start(files.start, frozen["start"]) if files.start else None,
-            "response_cache": str(files.response_cache) if files.response_cache else None,
-            "lab_version": frozen["lab_version"],
-            "calibration": (frozen.get("family") or {}).get("calibration"),
-        }
-    )
-
-
-def snapshot(
-    pair: Pair,
-    recipe: Recipe,
-    *,
-    train: PromptSet,
-    held_out: PromptSet | None,
-    asked: AskedParts = NOTHING_ASKED,
-) -> dict[str, Any]:
-    """All that decides the run's numbers, as it is now."""
-    return {
-        "pair": {"public_id": pair.public_id, "name": pair.name},
-        "student": _side(pair.student, pair.student_rendering),
-        "teachers": [
-            _side(one.model, one.rendering, **one.teaching.model_dump(mode="json"))
-            for one in pair.teachers.all()
-        ],
-        "prompt_sets": {
-            "train": _frozen_set(train),
-            "held_out": _frozen_set(held_out) if held_out else None,
-            **{role: _frozen_set(one) for role, one in asked.sets()},
-        },
-        "writer": _side(asked.writer, {}) if asked.writer else None,
-        "judge": _frozen_judge(asked.judge) if asked.judge else None,
-        "recipe": {
-            "public_id": recipe.public_id,
-            "version": recipe.version,
-            "document": recipe.document,
-        },
-        "code_version": code_version(),
-        "lab_version": pair.lab_version or None,
-        "family": _frozen_family(pair.family) if pair.family else None,
-    }
-
-
-def _frozen_judge(judge: ModelEndpoint) -> dict[str, Any]:
-    """How a job reaches it; the key comes with the job's environment."""
-    endpoint = JudgeEndpoint(
-        base_url=f"{judge.base_url}/v1",
-        model=judge.model,
-        key_variable=judge.key_variable if judge.sealed_key else None,
-    )
-    return {
-        "public_id": judge.public_id,
-        "name": judge.name,
-        "endpoint": endpoint.model_dump(mode="json"),
-    }
-
-
-def _frozen_family(family: Family) -> dict[str, Any]:
-    """The calibration as it is now; without a control yet the laboratory's says more."""
-    return {
-        "public_id": family.public_id,
-        "name": family.name,
-        "calibration": family.document if family.has_controls else None,
-    }
-
-
-def _names_hub(pair: Pair, writer: RegisteredModel | None) -> bool:
-    """Whether a model is fetched before the run starts."""
-    models = [pair.student, *(one.model for one in pair.teachers.all()), writer]
-    return any(one.source_kind == RegisteredModel.Source.HUB for one in models if one)
-
-
-def _side(model: RegisteredModel, rendering: dict[str, Any], **knobs: object) -> dict[str, Any]:
-    source = (
-        {"kind": "hub", "repo": model.repo, "revision": model.revision}
-        if model.source_kind == RegisteredModel.Source.HUB
-        else {"kind": "local", "path": model.path}
-    )
-    return {
-        "public_id": model.public_id,
-        "name": model.name,
-        "card": model.card,
-        "participant": {"model": source, "rendering": rendering, **knobs},
-    }
-
-
-def _frozen_set(prompt_set: PromptSet) -> dict[str, Any]:
-    return {
-        "public_id": prompt_set.public_id,
-        "name": prompt_set.name,
-        "version": prompt_set.version,
-        "sha256": prompt_set.sha256,
-        "rows": prompt_set.rows,
-        "storage_key": prompt_set.storage_key,
-    }
-
-
-def _prompt_files(files: LocalFiles, frozen: dict[str, Any]) -> PromptSets:
-    """Every role's file that the worker has put in place, with the hash of its set."""
-    local = {
-        "train": files.train,
-        "held_out": files.held_out,
-        "teacher_content": files.teacher_content,
-        "outside": files.outside,
-    }
-    return PromptSets(
-        **{
-            role: PromptFile(path=str(path), sha256=frozen[role]["sha256"])
-            for role, path in local.items()
-            if path is not None
-        }
-    )
-
-
-def _start(folder: Path, frozen: dict[str, Any]) -> StartCheckpoint:
-    return StartCheckpoint(path=str(folder), sha256=frozen["sha256"])
 
 
 def _name(pair: Pair, recipe: Recipe, project: Project) -> str:
